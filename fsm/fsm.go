@@ -184,21 +184,22 @@ type Action uint8
 const (
 	_ Action = iota
 
-	Halt        // abandon the wait, the load and the dial under way
-	HangUp      // close the open socket, if there is one
-	DropToken   // forget the cached token
-	RefuseToken // forget it, and remember that the server refused it
-	ForgetUser  // unset the user: token, source and undelivered events go with them
-	Retry       // begin an attempt with its wait, which may be zero
-	SkipWait    // end the wait of the attempt now, if one runs
-	LoadToken   // get a token: the cached one, else from the source
-	Release     // let the waiting API requests go, with the token at hand
-	Dial        // open a socket
-	Listen      // read the socket that has opened
-	Probe       // ask the open socket, if there is one, for a sign of life
-	Settle      // answer the waiting callers with the session
-	Fail        // answer waiting callers and requests with the cause; unset a user who was never connected
-	Finish      // the connection is over: accept nothing any more
+	Halt           // abandon the wait, the load and the dial under way
+	HangUp         // close the open socket, if there is one
+	DropToken      // forget the cached token
+	RefuseToken    // forget it, and remember that the server refused it
+	ForgetUser     // unset the user: token, source and undelivered events go with them
+	ForgetStranger // the same, if the user has never been connected
+	Retry          // begin an attempt with its wait, which may be zero
+	SkipWait       // end the wait of the attempt now, if one runs
+	LoadToken      // get a token: the cached one, else from the source
+	Release        // let the waiting API requests go, with the token at hand
+	Dial           // open a socket
+	Listen         // read the socket that has opened
+	Probe          // ask the open socket, if there is one, for a sign of life
+	Settle         // answer the waiting callers with the session
+	Fail           // answer the waiting callers and requests with the cause
+	Finish         // the connection is over: accept nothing any more
 
 	numActions = iota
 )
@@ -214,7 +215,7 @@ func Actions() []Action {
 
 var actionNames = [numActions]string{
 	"none",
-	"Halt", "HangUp", "DropToken", "RefuseToken", "ForgetUser",
+	"Halt", "HangUp", "DropToken", "RefuseToken", "ForgetUser", "ForgetStranger",
 	"Retry", "SkipWait", "LoadToken", "Release", "Dial", "Listen", "Probe",
 	"Settle", "Fail", "Finish",
 }

@@ -63,16 +63,16 @@ var declared = complete(Table{
 		TokenLoaded:          stay("the attempt has its token; so have the waiting requests", Release, Dial),
 		TokenRenewed:         refuse("no socket is open while Connecting"),
 		TokenFailed:          stay("no token, no attempt: the next one begins", Retry),
-		TokenDenied:          move(Offline, "the source gives no token, now or later", Fail),
+		TokenDenied:          move(Offline, "the source gives no token, now or later", ForgetStranger, Fail),
 		RequestRefused:       move(Refreshing, "the API refuses the token that the attempt would use", Halt, RefuseToken, Retry),
 		Opened:               move(Connected, "the first health check came", Listen, Settle),
 		Dropped:              stay("the dial failed: the next attempt begins", Retry),
 		Unhealthy:            refuse("a dial has its own deadline; only an open socket is watched"),
 		TokenRefused:         move(Refreshing, "the handshake refuses the token: a fresh one is needed", RefuseToken, Retry),
 		TokenUntimely:        move(Refreshing, "the token is too young for the server: another one, later", DropToken, Retry),
-		Denied:               move(Offline, "the server refuses for good", DropToken, Fail),
+		Denied:               move(Offline, "the server refuses for good", DropToken, ForgetStranger, Fail),
 		RetryDue:             stay("the wait is over: first the token", LoadToken),
-		RetriesSpent:         move(Offline, "the last permitted attempt failed", Fail),
+		RetriesSpent:         move(Offline, "the last permitted attempt failed", ForgetStranger, Fail),
 	},
 
 	Connected: {
@@ -125,7 +125,7 @@ var declared = complete(Table{
 		TokenLoaded:          move(Connecting, "the fresh token is there: reconnect at once", Release, Dial),
 		TokenRenewed:         move(Connected, "the fresh token is there, and the socket stayed open", Release, Settle),
 		TokenFailed:          stay("no fresh token yet: the next round begins", Retry),
-		TokenDenied:          move(Offline, "the source gives no token, now or later", HangUp, Fail),
+		TokenDenied:          move(Offline, "the source gives no token, now or later", HangUp, ForgetStranger, Fail),
 		RequestRefused:       refuse("no token is cached while Refreshing: an answer can only refuse an older one"),
 		Opened:               refuse("no dial runs while Refreshing"),
 		Dropped:              stay("the socket went while its token is replaced: the load goes on", HangUp),
@@ -134,7 +134,7 @@ var declared = complete(Table{
 		TokenUntimely:        stay("the socket refuses the token that is being replaced: the load goes on", HangUp),
 		Denied:               move(Offline, "the server refuses for good", Halt, HangUp, Fail),
 		RetryDue:             stay("the wait is over: load a fresh token", LoadToken),
-		RetriesSpent:         move(Offline, "the last permitted attempt failed", HangUp, Fail),
+		RetriesSpent:         move(Offline, "the last permitted attempt failed", HangUp, ForgetStranger, Fail),
 	},
 
 	Paused: {
