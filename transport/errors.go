@@ -1,0 +1,111 @@
+package transport
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Kind tells what ended an attempt or a socket. The zero value is no kind.
+type Kind uint8
+
+const (
+	_ Kind = iota
+
+	Network    // no way to the peer, or the way broke: a dial, a read or a write failed or was late, or the context ended
+	TLS        // the TLS handshake failed, or the peer ended the session with an alert
+	Refused    // the upgrade got an HTTP answer other than 101
+	Told       // an error frame came
+	Closed     // a close frame came, or the stream ended (code 1006), without an error frame
+	Silent     // no frame for HealthTimeout
+	Unanswered // no frame after a Probe
+	Oversize   // the handshake or a message was longer than its cap
+	Unoffered  // the peer switched on an extension or a subprotocol that was not offered
+	Malformed  // the peer speaks no WebSocket, or the call's own input cannot be sent
+	HungUp     // HangUp was called
+
+	numKinds = iota
+)
+
+var kindNames = [numKinds]string{
+	"none", "network", "tls", "refused", "told", "closed", "silent", "unanswered",
+	"oversize", "unoffered", "malformed", "hung up",
+}
+
+// String returns the name of the kind, in lower case.
+func (k Kind) String() string {
+	if k < numKinds {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("Kind(%d)", k)
+}
+
+// Error tells how an attempt or a socket ended. It holds facts and no verdict:
+// whether to come back, and with what, is for its reader. No field of it holds
+// the token or the URL. Specification: E1, T11.
+type Error struct {
+	Phase      string        // "dial" (proxy and TLS included), "upgrade", "hello" (up to the first health check) or "open"
+	Kind       Kind          // what happened
+	Refusal    *Refusal      // what an error frame or an API error body said; nil if none
+	Status     int           // HTTP status of a refused upgrade, else 0
+	RetryAfter time.Duration // Retry-After of a refused upgrade, 0 if it had none that is valid
+	CloseCode  int           // code of the close frame; 1005 if it had none, 1006 without a frame; 0 if Kind is not Closed
+	Body       string        // the beginning, at most 512 bytes, of an answer or a frame that is not an API error; printable
+	Err        error         // the cause, for errors.Is and errors.As; nil if the fields above say it all
+}
+
+// Error says the phase, the kind and what is known of the cause, in one line.
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "transport: %s: %s", e.Phase, e.Kind)
+	if e.Status != 0 {
+		fmt.Fprintf(&b, ", HTTP %d", e.Status)
+	}
+	if e.CloseCode != 0 {
+		fmt.Fprintf(&b, ", close code %d", e.CloseCode)
+	}
+	switch {
+	case e.Refusal != nil:
+		fmt.Fprintf(&b, ", code %d: %s", e.Refusal.Code, e.Refusal.Message)
+	case e.Err != nil:
+		fmt.Fprintf(&b, ": %v", e.Err)
+	case e.Body != "":
+		fmt.Fprintf(&b, ": %q", e.Body)
+	}
+	return b.String()
+}
+
+// Unwrap returns the cause, which may be nil.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Refusal is what the service says when it refuses. The service sets Code and
+// StatusCode independently of each other.
+type Refusal struct {
+	Code          int
+	StatusCode    int
+	Message       string
+	Unrecoverable bool // the service says: do not come back
+}
+
+// ParseRefusal reads an API error: one JSON object with an integral code. Its
+// keys count in their exact case only. StatusCode, message and unrecoverable may
+// be missing, and one of a wrong type counts as missing, as does everything
+// else that the service may add. It reports false for anything that is no API
+// error. Specification: E1.
+func ParseRefusal(body []byte) (*Refusal, bool) {
+	// A map, since encoding/json matches the keys of a struct in any case.
+	var object map[string]json.RawMessage
+	if json.Unmarshal(body, &object) != nil {
+		return nil, false
+	}
+	var code *int // a pointer tells null from a number
+	if json.Unmarshal(object["code"], &code) != nil || code == nil {
+		return nil, false
+	}
+	r := &Refusal{Code: *code}
+	for key, value := range map[string]any{"StatusCode": &r.StatusCode, "message": &r.Message, "unrecoverable": &r.Unrecoverable} {
+		_ = json.Unmarshal(object[key], value) // a wrong type leaves the zero value
+	}
+	return r, true
+}
