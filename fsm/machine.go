@@ -85,26 +85,32 @@ func (m *Machine) Fire(p Position, e Event) (Transition, error) {
 	default:
 		return Transition{From: p, To: p, Event: event}, fmt.Errorf("BUG: fsm: no cell for %v in %v", event, p.State)
 	}
-	if to, err := m.execute(p.State, event); err != nil || to != t.To.State {
-		return t, fmt.Errorf("BUG: fsm: %v in %v: the table says %v, the executor %s (%w)", event, p.State, t.To.State, to, err)
+	to, took, err := m.execute(p.State, event)
+	switch {
+	case err != nil:
+		return t, fmt.Errorf("BUG: fsm: %v in %v: %w", event, p.State, err)
+	case to != t.To.State || took != (verdict == Move || verdict == Stay):
+		return t, fmt.Errorf("BUG: fsm: %v in %v: the table says %v to %v, the executor is in %v (taken: %t)", event, p.State, verdict, t.To.State, to, took)
 	}
 	return t, nil
 }
 
-// execute lets looplab/fsm take one transition. Its traps are fenced here: it
-// gets no callback, never a caller's context (a cancelled one wedges it for
-// good), and only ever one goroutine, which borrows it for the call.
-func (m *Machine) execute(s State, e Event) (State, error) {
+// execute lets looplab/fsm take one transition, and tells where it ended and
+// whether there was a row for it. Its traps are fenced here: it gets no
+// callback, never a caller's context (a cancelled one wedges it for good), and
+// only ever one goroutine, which borrows it for the call.
+func (m *Machine) execute(s State, e Event) (to State, took bool, err error) {
 	x := m.executors.Get().(*looplab.FSM)
 	defer m.executors.Put(x)
 	x.SetState(s.String())
-	err := x.Event(context.Background(), e.String())
-	var same looplab.NoTransitionError // a self-transition: success for us
-	var none looplab.InvalidEventError // no row: ignored or refused
-	if errors.As(err, &same) || errors.As(err, &none) {
-		err = nil
+	switch err := x.Event(context.Background(), e.String()); err.(type) {
+	case nil, looplab.NoTransitionError: // the latter: a row that ends where it began
+		return stateNamed(x.Current()), true, nil
+	case looplab.InvalidEventError, looplab.UnknownEventError: // no row here, no row anywhere
+		return stateNamed(x.Current()), false, nil
+	default:
+		return stateNamed(x.Current()), false, err
 	}
-	return stateNamed(x.Current()), err
 }
 
 func stateNamed(s string) State {
