@@ -1,0 +1,219 @@
+package devserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	historyLimit = 10_000 // messages and events kept of a channel; older ones go
+	pageLimit    = 300    // messages of one query
+	textLimit    = 20_000 // bytes of a message's text
+)
+
+// channel is a conversation, named by its cid "type:id".
+type channel struct {
+	kind, id         string
+	createdBy        string
+	created, updated time.Time
+	custom           map[string]json.RawMessage
+	members          map[string]*member
+	order            []string             // member ids in the order in which they came
+	watchers         map[*socket]struct{} // get its events without being members
+	messages         []json.RawMessage
+	sent             map[string]json.RawMessage // every message by id, so that repeats are dropped (P1)
+	events           []pastEvent                // for /sync
+}
+
+type member struct {
+	joined   time.Time
+	lastRead time.Time
+	unread   int
+}
+
+type pastEvent struct {
+	at   time.Time
+	data json.RawMessage
+}
+
+func (ch *channel) cid() string { return ch.kind + ":" + ch.id }
+
+// splitCID parses "type:id".
+func splitCID(cid string) (kind, id string, err error) {
+	kind, id, ok := strings.Cut(cid, ":")
+	if !ok || kind == "" || id == "" {
+		return "", "", fmt.Errorf("devserver: %q is not a cid, type:id", cid)
+	}
+	return kind, id, nil
+}
+
+// createLocked returns a new channel.
+func (s *Server) createLocked(kind, id, by string, custom map[string]json.RawMessage) *channel {
+	now := s.stampLocked()
+	ch := &channel{
+		kind: kind, id: id, createdBy: by, created: now, updated: now, custom: custom,
+		members: make(map[string]*member), watchers: make(map[*socket]struct{}), sent: make(map[string]json.RawMessage),
+	}
+	s.channels[ch.cid()] = ch
+	return ch
+}
+
+func (s *Server) joinLocked(ch *channel, userID string) {
+	if userID == "" || ch.members[userID] != nil {
+		return
+	}
+	s.userLocked(userID)
+	now := s.stampLocked()
+	ch.members[userID] = &member{joined: now, lastRead: now}
+	ch.order = append(ch.order, userID)
+}
+
+func (ch *channel) leave(userID string) {
+	if delete(ch.members, userID); slices.Contains(ch.order, userID) {
+		ch.order = slices.DeleteFunc(ch.order, func(id string) bool { return id == userID })
+	}
+}
+
+// AddMember makes users members of a channel "type:id", which is created if need
+// be.
+func (s *Server) AddMember(cid string, userIDs ...string) error {
+	kind, id, err := splitCID(cid)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	ch := s.channels[cid]
+	if ch == nil {
+		ch = s.createLocked(kind, id, "", nil)
+	}
+	for _, userID := range userIDs {
+		s.joinLocked(ch, userID)
+	}
+	return nil
+}
+
+// Send posts a message to a channel "type:id" as a user, who becomes a member.
+// The channel is created if need be, and every connected member gets the event.
+func (s *Server) Send(cid, userID, text string) error {
+	if err := s.AddMember(cid, userID); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	_, slow := s.postLocked(s.channels[cid], userID, newConnectionID(), map[string]json.RawMessage{"text": encode(text)})
+	s.mu.Unlock()
+	s.drop(slow)
+	return nil
+}
+
+// Emit sends an event to every open socket of a user, of everyone for the empty
+// id, exactly as encoding/json renders it, and returns how many those were. Any
+// JSON value may be sent, hostile ones included; for what is no JSON see
+// [Server.Garbage].
+func (s *Server) Emit(userID string, event any) (int, error) {
+	data, err := json.Marshal(event)
+	if err != nil {
+		return 0, fmt.Errorf("devserver: %w", err)
+	}
+	return s.broadcast(userID, textFrame(data)), nil
+}
+
+// broadcast queues frames for the open sockets of a user, or of everyone.
+func (s *Server) broadcast(userID string, frames ...frame) int {
+	s.mu.Lock()
+	sockets := s.onlineLocked(userID)
+	slow := s.pushLocked(sockets, frames...)
+	s.mu.Unlock()
+	s.drop(slow)
+	return len(sockets)
+}
+
+// postLocked stores a message and tells members and watchers. A message whose id
+// is known already is a repeat: the first one is returned and nobody is told.
+func (s *Server) postLocked(ch *channel, userID, id string, fields map[string]json.RawMessage) (json.RawMessage, []*socket) {
+	if old, ok := ch.sent[id]; ok {
+		return old, nil
+	}
+	author := s.publicLocked(s.userLocked(userID))
+	now := s.stampLocked()
+	message := object{}
+	for key, value := range fields {
+		message[key] = value
+	}
+	maps.Copy(message, object{
+		"id": id, "cid": ch.cid(), "type": "regular", "user": author,
+		"created_at": stamp(now), "updated_at": stamp(now),
+	})
+	data := json.RawMessage(encode(message))
+	ch.sent[id] = data
+	ch.messages = append(ch.messages, data)
+	if len(ch.messages) > historyLimit {
+		ch.messages = slices.Clone(ch.messages[historyLimit/2:])
+	}
+	for id, m := range ch.members {
+		if id != userID {
+			m.unread++
+		}
+	}
+	return data, s.tellLocked(ch, now, object{"type": "message.new", "message": data, "user": author})
+}
+
+// tellLocked sends an event to everyone connected who is a member or watches,
+// and remembers it for /sync.
+func (s *Server) tellLocked(ch *channel, at time.Time, event object) (slow []*socket) {
+	maps.Copy(event, object{"cid": ch.cid(), "channel_type": ch.kind, "channel_id": ch.id, "created_at": stamp(at)})
+	data := encode(event)
+	ch.events = append(ch.events, pastEvent{at, data})
+	if len(ch.events) > historyLimit {
+		ch.events = slices.Clone(ch.events[historyLimit/2:])
+	}
+	var to []*socket
+	for _, userID := range ch.order {
+		for so := range s.online[userID] {
+			to = append(to, so)
+		}
+	}
+	for so := range ch.watchers {
+		if so.open && ch.members[so.userID] == nil {
+			to = append(to, so)
+		}
+	}
+	return s.pushLocked(to, textFrame(data))
+}
+
+func (s *Server) channelLocked(ch *channel) object {
+	o := object{}
+	for key, value := range ch.custom {
+		o[key] = value
+	}
+	maps.Copy(o, object{
+		"id": ch.id, "type": ch.kind, "cid": ch.cid(), "member_count": len(ch.order), "frozen": false, "disabled": false,
+		"created_at": stamp(ch.created), "updated_at": stamp(ch.updated),
+	})
+	if ch.createdBy != "" {
+		o["created_by"] = s.publicLocked(s.userLocked(ch.createdBy))
+	}
+	return o
+}
+
+// stateLocked is the answer to a query: the channel with its last messages.
+func (s *Server) stateLocked(ch *channel, limit int) object {
+	members, read := []object{}, []object{}
+	for _, id := range ch.order {
+		m, u := ch.members[id], s.publicLocked(s.userLocked(id))
+		members = append(members, object{"user_id": id, "user": u, "created_at": stamp(m.joined), "updated_at": stamp(m.joined)})
+		read = append(read, object{"user": u, "last_read": stamp(m.lastRead), "unread_messages": m.unread})
+	}
+	messages := ch.messages[max(0, len(ch.messages)-limit):]
+	return object{
+		"channel": s.channelLocked(ch), "members": members, "read": read, "watcher_count": len(ch.watchers),
+		"messages": append([]json.RawMessage{}, messages...),
+	}
+}
