@@ -1,0 +1,66 @@
+package chatconn
+
+import "sync"
+
+// maxLane bounds what waits for a logger or a recording that is stuck.
+const maxLane = 4096
+
+// A lane runs functions one after the other, in order, on a goroutine that lasts
+// only while there are any. Loggers and recordings, which are the program's
+// code, run here: never on the owner, never under a lock. What finds the lane
+// full is dropped.
+type lane struct {
+	mu      sync.Mutex
+	queue   []func()
+	running bool
+	idle    chan struct{} // closed when the lane runs dry; nil until somebody waits
+}
+
+func (l *lane) do(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) >= maxLane {
+		return
+	}
+	l.queue = append(l.queue, f)
+	if !l.running {
+		l.running = true
+		go l.run()
+	}
+}
+
+func (l *lane) run() {
+	for {
+		l.mu.Lock()
+		batch := l.queue
+		l.queue = nil
+		if len(batch) == 0 {
+			l.running = false
+			if l.idle != nil {
+				close(l.idle)
+				l.idle = nil
+			}
+			l.mu.Unlock()
+			return
+		}
+		l.mu.Unlock()
+		for _, f := range batch {
+			_ = guard(func() error { f(); return nil }) // its panic is its own loss
+		}
+	}
+}
+
+// dry returns a channel that is closed once everything given so far has run.
+func (l *lane) dry() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.running {
+		done := make(chan struct{})
+		close(done)
+		return done
+	}
+	if l.idle == nil {
+		l.idle = make(chan struct{})
+	}
+	return l.idle
+}

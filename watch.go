@@ -1,0 +1,383 @@
+package chatconn
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/chatconn/chatconn/transport"
+)
+
+// What one slow reader may lag behind before it loses the oldest. Specification: O2.
+const (
+	maxLagChanges = 1024
+	maxLagEvents  = 65_536
+	maxLagBytes   = 16 << 20
+)
+
+// eventBuffer lets a reader of events take a burst without a goroutine between
+// it and the socket.
+const eventBuffer = 64
+
+// A feed carries values to one reader, who may be slow or gone. A value that
+// finds the channel ready goes straight into it; the rest waits in a queue, and
+// a goroutine moves it for as long as the queue lasts. Nobody who puts a value
+// in ever waits for the reader.
+type feed[T any] struct {
+	ch    chan T
+	limit int           // values that may wait
+	size  func(T) int   // bytes of a value; nil: not counted
+	miss  func(*T, int) // tells a value how many were lost before it
+	lost  func(int)     // hears of every loss; nil: nobody
+	stir  chan struct{} // wakes the mover: the queue was purged or the feed ends
+	stop  func() bool   // releases the context
+	over  chan struct{} // closed when ch is
+
+	mu      sync.Mutex
+	settled sync.Cond // on mu: the mover is not in the middle of a send
+	queue   []T
+	bytes   int
+	missed  int
+	moving  bool // the mover runs
+	sending bool // it is in the middle of a send
+	ended   bool
+}
+
+func newFeed[T any](buffer, limit int, size func(T) int, miss func(*T, int), lost func(int)) *feed[T] {
+	f := &feed[T]{
+		ch: make(chan T, buffer), limit: limit, size: size, miss: miss, lost: lost,
+		stir: make(chan struct{}, 1), over: make(chan struct{}),
+	}
+	f.settled.L = &f.mu
+	return f
+}
+
+// put hands a value over without waiting.
+func (f *feed[T]) put(v T) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended {
+		return
+	}
+	if !f.moving {
+		if f.missed > 0 {
+			f.miss(&v, f.missed)
+		}
+		select {
+		case f.ch <- v:
+			f.missed = 0
+			return
+		default:
+		}
+		f.moving = true
+		go f.move()
+	}
+	f.queue = append(f.queue, v)
+	f.bytes += f.sizeOf(v)
+	drop := 0
+	for len(f.queue)-drop > f.limit || f.size != nil && f.bytes > maxLagBytes && len(f.queue)-drop > 1 {
+		f.bytes -= f.sizeOf(f.queue[drop])
+		drop++
+	}
+	f.drop(drop)
+}
+
+func (f *feed[T]) sizeOf(v T) int {
+	if f.size == nil {
+		return 0
+	}
+	return f.size(v)
+}
+
+// drop loses the oldest n values of the queue. The caller holds mu.
+func (f *feed[T]) drop(n int) {
+	if n == 0 {
+		return
+	}
+	clear(f.queue[:n])
+	f.queue = f.queue[n:]
+	f.missed += n
+	if f.lost != nil {
+		f.lost(n)
+	}
+}
+
+// move sends what waits, in order, until nothing does.
+func (f *feed[T]) move() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for !f.ended && len(f.queue) > 0 {
+		v := f.queue[0]
+		f.bytes -= f.sizeOf(v)
+		f.queue[0] = *new(T)
+		f.queue = f.queue[1:]
+		missed := f.missed
+		if missed > 0 {
+			f.miss(&v, missed)
+		}
+		f.missed = 0
+		f.sending = true
+		f.mu.Unlock()
+		sent := false
+		select {
+		case f.ch <- v:
+			sent = true
+		case <-f.stir:
+		}
+		f.mu.Lock()
+		f.sending = false
+		if !sent { // purged or ended: this one is lost as well
+			f.missed += missed + 1
+			if f.lost != nil {
+				f.lost(1)
+			}
+		}
+		f.settled.Broadcast()
+	}
+	f.moving = false
+	if len(f.queue) == 0 {
+		f.queue = nil // a burst does not cost memory for ever
+	}
+	if f.ended {
+		close(f.ch)
+		close(f.over)
+	}
+}
+
+// purge loses everything that the reader has not taken yet. When it returns, no
+// value from before can reach the reader.
+func (f *feed[T]) purge() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended {
+		return
+	}
+	f.bytes = 0
+	f.drop(len(f.queue))
+	f.interrupt()
+	for f.sending {
+		f.settled.Wait()
+	}
+	for {
+		select {
+		case <-f.ch:
+			f.missed++
+			if f.lost != nil {
+				f.lost(1)
+			}
+			continue
+		default:
+		}
+		break
+	}
+	select {
+	case <-f.stir: // nobody was there to hear it
+	default:
+	}
+}
+
+func (f *feed[T]) interrupt() {
+	select {
+	case f.stir <- struct{}{}:
+	default:
+	}
+}
+
+// end closes the reader's channel; values it has not taken are dropped.
+func (f *feed[T]) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended {
+		return
+	}
+	f.ended = true
+	if f.moving {
+		f.interrupt()
+		return // the mover closes ch, nobody else sends
+	}
+	close(f.ch)
+	close(f.over)
+}
+
+// finish lets a reader who still reads take what waits for it, then ends the
+// feed. A reader that takes nothing for a tenth of a second is gone.
+func (f *feed[T]) finish(deadline time.Time) {
+	const look, looks = 2 * time.Millisecond, 50
+	for last, same := -1, 0; same < looks && time.Now().Before(deadline); same++ {
+		f.mu.Lock()
+		waiting := len(f.queue)
+		if f.sending {
+			waiting++
+		}
+		f.mu.Unlock()
+		if waiting == 0 {
+			break
+		}
+		if waiting != last {
+			last, same = waiting, 0
+		}
+		time.Sleep(look)
+	}
+	f.stop()
+	f.end()
+	<-f.over
+}
+
+// hub holds the readers of one Conn.
+type hub struct {
+	lost func(int) // counts missed events
+
+	mu       sync.Mutex
+	last     Change // what a new watcher is told first
+	closed   bool
+	socket   *work // whose frames are delivered; nil: nobody's
+	watchers []*feed[Change]
+	readers  []*reader
+	names    map[string]string // the strings that repeat from event to event
+}
+
+type reader struct {
+	feed  *feed[Event]
+	types []string // nil: all
+}
+
+func (h *hub) watch(ctx context.Context) <-chan Change {
+	f := newFeed(0, maxLagChanges, nil, func(c *Change, n int) { c.Missed = n }, nil)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || ctx == nil || ctx.Err() != nil {
+		f.end()
+		return f.ch
+	}
+	now := h.last
+	now.From, now.Event, now.Cause, now.Missed = now.To, 0, nil, 0
+	f.put(now)
+	h.watchers = append(h.watchers, f)
+	f.stop = context.AfterFunc(ctx, func() {
+		f.end()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.watchers = slices.DeleteFunc(h.watchers, func(w *feed[Change]) bool { return w == f })
+	})
+	return f.ch
+}
+
+func (h *hub) read(ctx context.Context, types []string) <-chan Event {
+	f := newFeed(eventBuffer, maxLagEvents,
+		func(e Event) int { return len(e.Raw) }, func(e *Event, n int) { e.Missed = n }, h.lost)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || ctx == nil || ctx.Err() != nil {
+		f.end()
+		return f.ch
+	}
+	h.readers = append(h.readers, &reader{f, slices.Clone(types)})
+	f.stop = context.AfterFunc(ctx, func() {
+		f.end()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.readers = slices.DeleteFunc(h.readers, func(r *reader) bool { return r.feed == f })
+	})
+	return f.ch
+}
+
+// change tells every watcher.
+func (h *hub) change(c Change) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last = c
+	for _, f := range h.watchers {
+		f.put(c)
+	}
+}
+
+// listen makes one socket the only source of events; nil: none.
+func (h *hub) listen(w *work) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.socket = w
+}
+
+// event delivers a frame of a socket, unless the socket is an abandoned one. It
+// runs on the socket's reading goroutine and waits for no reader.
+func (h *hub) event(w *work, f transport.Frame) (late bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.socket != w {
+		return true
+	}
+	made := false
+	var e Event
+	for _, r := range h.readers {
+		if len(r.types) > 0 && !slices.Contains(r.types, string(f.Type)) {
+			continue
+		}
+		if !made {
+			e, made = h.decode(f), true
+		}
+		r.feed.put(e)
+	}
+	return false
+}
+
+// decode makes an event that outlives the frame.
+func (h *hub) decode(f transport.Frame) Event {
+	e := Event{
+		Type:   h.name(f.Type),
+		CID:    h.name(f.CID),
+		UserID: h.name(f.UserID),
+		Raw:    slices.Clone(f.Raw),
+	}
+	if len(f.CreatedAt) > 0 {
+		if err := e.CreatedAt.UnmarshalText(f.CreatedAt); err != nil {
+			e.CreatedAt = time.Time{} // a hostile or foreign time is no time
+		}
+	}
+	return e
+}
+
+// name returns b as a string that is shared with earlier events, since types,
+// channels and users repeat. The table is bounded.
+func (h *hub) name(b []byte) string {
+	const most, longest = 4096, 128
+	if len(b) == 0 {
+		return ""
+	}
+	if s, ok := h.names[string(b)]; ok {
+		return s
+	}
+	s := string(b)
+	if len(b) <= longest {
+		if h.names == nil || len(h.names) >= most {
+			h.names = make(map[string]string)
+		}
+		h.names[s] = s
+	}
+	return s
+}
+
+// purge loses the events that no reader has taken yet. Specification: C8.
+func (h *hub) purge() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, r := range h.readers {
+		r.feed.purge()
+	}
+}
+
+// close ends every feed; readers who still read get what waits for them.
+func (h *hub) close(deadline time.Time) {
+	h.mu.Lock()
+	h.closed = true
+	watchers, readers := h.watchers, h.readers
+	h.mu.Unlock()
+	var all sync.WaitGroup
+	for _, f := range watchers {
+		all.Go(func() { f.finish(deadline) })
+	}
+	for _, r := range readers {
+		all.Go(func() { r.feed.finish(deadline) })
+	}
+	all.Wait()
+}
