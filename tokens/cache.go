@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 )
@@ -326,7 +327,7 @@ func panicked(v any) error {
 	const most = 512
 	text := jwtLike.ReplaceAllString(fmt.Sprint(v), redacted)
 	if len(text) > most {
-		text = text[:most] + "…"
+		text = strings.ToValidUTF8(text[:most], "") + "…"
 	}
 	return fmt.Errorf("tokens: the source panicked: %T: %s", v, text)
 }

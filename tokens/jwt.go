@@ -128,10 +128,10 @@ func Verify(secret []byte, token string) (Claims, error) {
 		return Claims{}, &VerifyError{Code: codeSignature, Reason: "a development token has no signature"}
 	}
 	payload := jwt.MapClaims{}
-	_, err := parser.ParseWithClaims(token, payload, func(*jwt.Token) (any, error) { return secret, nil })
+	decoded, err := parser.ParseWithClaims(token, payload, func(*jwt.Token) (any, error) { return secret, nil })
 	switch {
 	case err == nil:
-	case errors.Is(err, jwt.ErrTokenMalformed):
+	case errors.Is(err, jwt.ErrTokenMalformed) && decoded.Method == nil: // with a method, only the signature was not base64
 		return Claims{}, malformed(invalid("it is not base64 and JSON")) // the library's text quotes the token
 	default:
 		return Claims{}, &VerifyError{Code: codeSignature, Reason: "the signature is not valid, or not HS256 with this secret"}

@@ -93,7 +93,7 @@ func (f *function) Token(ctx context.Context) (string, error) {
 
 // SameSource tells whether a and b are one source. Values that Go cannot
 // compare, such as a struct with a slice in it, are never the same; make such a
-// source a pointer.
+// source a pointer. Nor is nil, which is no source.
 func SameSource(a, b Source) bool { return reflect.ValueOf(a).Comparable() && a == b }
 
 // Permanent marks an error of a source as final: the load is not retried, and
