@@ -6,8 +6,11 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
+
+	"github.com/chatconn/chatconn/tokens"
 )
 
 const maxBody = 1 << 20 // of an API request
@@ -35,8 +38,14 @@ func (c *call) bind(into any) *APIError {
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /app", s.api("GetApp", s.getApp))
+	mux.Handle("PATCH /app", s.api("UpdateApp", s.updateApp))
+	mux.Handle("PATCH /users", s.api("UpdateUsersPartial", s.updateUsers))
+	mux.Handle("POST /guest", s.api("CreateGuest", s.createGuest))
+	mux.Handle("POST /sync", s.api("Sync", s.sync))
+	mux.Handle("POST /channels/{type}/{id}", s.api("UpdateChannel", s.updateChannel))
 	mux.Handle("POST /channels/{type}/{id}/query", s.api("GetOrCreateChannel", s.queryChannel))
 	mux.Handle("POST /channels/{type}/{id}/message", s.api("SendMessage", s.sendMessage))
+	mux.Handle("POST /channels/{type}/{id}/read", s.api("MarkRead", s.markRead))
 	mux.Handle("/", s.api("Route", func(*call) (int, object, *APIError) {
 		return 0, nil, refuse(16, "no such endpoint")
 	}))
@@ -254,20 +263,221 @@ func (s *Server) sendMessage(c *call) (int, object, *APIError) {
 		return 0, nil, refuse(4, "the message has no user")
 	}
 
-	s.mu.Lock()
-	ch := s.channels[c.PathValue("type")+":"+c.PathValue("id")]
-	refusal := refuse(16, "Can't find channel with id "+c.PathValue("type")+":"+c.PathValue("id"))
 	var message json.RawMessage
-	var slow []*socket
-	if ch != nil {
-		if refusal = s.mayLocked(c.who, createMessage, ch.kind, ch); refusal == nil {
-			message, slow = s.postLocked(ch, author, id, in.Message)
-		}
+	refusal := s.inChannel(c, createMessage, func(ch *channel) (slow []*socket) {
+		message, slow = s.postLocked(ch, author, id, in.Message)
+		return slow
+	})
+	return http.StatusCreated, object{"message": message}, refusal
+}
+
+// inChannel does something under the lock in the channel that the path names,
+// if the sender may.
+func (s *Server) inChannel(c *call, do action, then func(*channel) (slow []*socket)) *APIError {
+	cid := c.PathValue("type") + ":" + c.PathValue("id")
+	s.mu.Lock()
+	ch := s.channels[cid]
+	if ch == nil {
+		s.mu.Unlock()
+		return refuse(16, "Can't find channel with id "+cid)
 	}
+	if refusal := s.mayLocked(c.who, do, ch.kind, ch); refusal != nil {
+		s.mu.Unlock()
+		return refusal
+	}
+	slow := then(ch)
 	s.mu.Unlock()
 	s.drop(slow)
+	return nil
+}
+
+// markRead resets the sender's unread count and tells the channel.
+func (s *Server) markRead(c *call) (int, object, *APIError) {
+	refusal := s.inChannel(c, readChannel, func(ch *channel) []*socket {
+		now := s.stampLocked()
+		if m := ch.members[c.who.userID]; m != nil {
+			m.unread, m.lastRead = 0, now
+		}
+		return s.tellLocked(ch, now, object{"type": "message.read", "user": s.publicLocked(s.userLocked(c.who.userID))})
+	})
+	return http.StatusCreated, object{"event": nil}, refusal
+}
+
+// updateChannel adds and removes members.
+func (s *Server) updateChannel(c *call) (int, object, *APIError) {
+	var in struct {
+		Add    []json.RawMessage `json:"add_members"`
+		Remove []string          `json:"remove_members"`
+	}
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	add, refusal := memberIDs(in.Add)
 	if refusal != nil {
 		return 0, nil, refusal
 	}
-	return http.StatusCreated, object{"message": message}, nil
+	var state object
+	refusal = s.inChannel(c, updateMembers, func(ch *channel) []*socket {
+		for _, id := range add {
+			s.joinLocked(ch, id)
+		}
+		for _, id := range in.Remove {
+			ch.leave(id)
+		}
+		state = s.stateLocked(ch, 0)
+		return nil
+	})
+	if refusal != nil {
+		return 0, nil, refusal
+	}
+	return http.StatusCreated, object{"channel": state["channel"], "members": state["members"]}, nil
+}
+
+// createGuest makes a user for someone without an account: another id than the
+// one asked for, and a token that never expires (T9).
+func (s *Server) createGuest(c *call) (int, object, *APIError) {
+	var in struct {
+		User map[string]json.RawMessage `json:"user"`
+	}
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	var wanted string
+	if json.Unmarshal(in.User["id"], &wanted) != nil || !validID(wanted) {
+		return 0, nil, refuse(4, "user.id is missing or not valid")
+	}
+	id := "guest-" + newConnectionID() + "-" + wanted
+	token, err := tokens.Sign(s.opts.Secret, tokens.Claims{UserID: id})
+	if err != nil {
+		return 0, nil, refuse(4, "user.id is not valid")
+	}
+	s.mu.Lock()
+	u := s.userLocked(id)
+	u.role = "guest"
+	u.update(in.User, u.created)
+	public := s.publicLocked(u)
+	s.mu.Unlock()
+	return http.StatusCreated, object{"user": public, "access_token": token}, nil
+}
+
+const (
+	syncChannels = 255
+	syncEvents   = 2_000
+	syncAge      = 30 * 24 * time.Hour
+)
+
+// sync returns what was missed in some channels since a time, in order (P4).
+func (s *Server) sync(c *call) (int, object, *APIError) {
+	var in struct {
+		CIDs  []string  `json:"channel_cids"`
+		Since time.Time `json:"last_sync_at"`
+	}
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	switch {
+	case len(in.CIDs) == 0 || len(in.CIDs) > syncChannels:
+		return 0, nil, refuse(4, "channel_cids must hold 1 to 255 cids")
+	case in.Since.IsZero() || time.Since(in.Since) > syncAge:
+		return 0, nil, refuse(4, "last_sync_at is missing or older than 30 days")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var missed []pastEvent
+	inaccessible := []string{}
+	slices.Sort(in.CIDs)
+	for _, cid := range slices.Compact(in.CIDs) {
+		ch := s.channels[cid]
+		if ch == nil || s.mayLocked(c.who, readChannel, ch.kind, ch) != nil {
+			inaccessible = append(inaccessible, cid)
+			continue
+		}
+		for _, e := range ch.events {
+			if e.at.After(in.Since) {
+				missed = append(missed, e)
+			}
+		}
+	}
+	if len(missed) > syncEvents {
+		return 0, nil, refuse(4, "too many events to sync; query the channels instead")
+	}
+	slices.SortFunc(missed, func(a, b pastEvent) int { return a.at.Compare(b.at) })
+	events := []json.RawMessage{}
+	for _, e := range missed {
+		events = append(events, e.data)
+	}
+	return http.StatusOK, object{"events": events, "inaccessible_cids": inaccessible}, nil
+}
+
+// forServers refuses everyone but an application's backend.
+func (c *call) forServers() *APIError {
+	if c.who.server {
+		return nil
+	}
+	return refuse(17, "only a server token may do this")
+}
+
+// updateApp revokes everyone's tokens that were issued before a time; null
+// undoes it.
+func (s *Server) updateApp(c *call) (int, object, *APIError) {
+	var in map[string]*time.Time
+	if refusal := c.forServers(); refusal != nil {
+		return 0, nil, refusal
+	}
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	if before, ok := in[revokeField]; ok {
+		s.revoke("", deref(before))
+	}
+	return http.StatusOK, object{}, nil
+}
+
+// updateUsers sets and unsets fields of users; one of them revokes tokens.
+func (s *Server) updateUsers(c *call) (int, object, *APIError) {
+	var in struct {
+		Users []struct {
+			ID    string                     `json:"id"`
+			Set   map[string]json.RawMessage `json:"set"`
+			Unset []string                   `json:"unset"`
+		} `json:"users"`
+	}
+	if refusal := c.forServers(); refusal != nil {
+		return 0, nil, refusal
+	}
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	updated := object{}
+	for _, change := range in.Users {
+		if !validID(change.ID) {
+			return 0, nil, refuse(4, "a user's id is missing or not valid")
+		}
+		if raw, ok := change.Set[revokeField]; ok {
+			var before *time.Time
+			if json.Unmarshal(raw, &before) != nil {
+				return 0, nil, refuse(4, revokeField+" is not a time")
+			}
+			s.revoke(change.ID, deref(before))
+			delete(change.Set, revokeField)
+		}
+		s.mu.Lock()
+		u := s.userLocked(change.ID)
+		u.update(change.Set, s.stampLocked())
+		for _, field := range change.Unset {
+			delete(u.custom, field)
+		}
+		updated[change.ID] = s.publicLocked(u)
+		s.mu.Unlock()
+	}
+	return http.StatusOK, object{"users": updated}, nil
+}
+
+const revokeField = "revoke_tokens_issued_before"
+
+func deref(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
 }

@@ -258,7 +258,7 @@ func (s *Server) pushLocked(sockets []*socket, frames ...frame) (slow []*socket)
 
 func (so *socket) queueLocked(frames []frame) bool {
 	for _, f := range frames {
-		if len(so.queue) >= queueFrames || so.queued+len(f.data) > queueBytes {
+		if len(so.queue) >= queueFrames || len(so.queue) > 0 && so.queued+len(f.data) > queueBytes {
 			return false
 		}
 		so.queue = append(so.queue, f)

@@ -23,6 +23,7 @@ package devserver
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -30,6 +31,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -90,12 +92,13 @@ var ErrClosed = errors.New("devserver: the server is closed")
 
 // Server is a running server. Start makes it, Close ends it.
 type Server struct {
-	opts    Options // as completed by Start
-	url     string
-	handler http.Handler
-	journal journal
-	work    sync.WaitGroup // everything that Close waits for
-	done    chan struct{}  // closed by Close
+	opts     Options // as completed by Start
+	url      string
+	handler  http.Handler
+	commands []FaultCommand
+	journal  journal
+	work     sync.WaitGroup // everything that Close waits for
+	done     chan struct{}  // closed by Close
 
 	mu       sync.Mutex // guards all below; nothing blocks while it is held
 	closed   bool
@@ -140,7 +143,8 @@ func Start(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts:     opts,
-		url:      "http://" + ln.Addr().String(),
+		url:      "http://" + reachable(ln.Addr()),
+		commands: faultCommands,
 		journal:  journal{logger: opts.Logger},
 		done:     make(chan struct{}),
 		conns:    make(map[net.Conn]struct{}),
@@ -184,6 +188,14 @@ func listen(opts Options) (net.Listener, error) {
 	return ln, nil
 }
 
+// reachable is the address at which a client on this machine finds a listener.
+func reachable(addr net.Addr) string {
+	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(tcp.Port))
+	}
+	return addr.String()
+}
+
 // guard closes a listener that other machines can reach without leave.
 func guard(ln net.Listener, allowRemote bool) (net.Listener, error) {
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok && !allowRemote && !tcp.IP.IsLoopback() {
@@ -215,7 +227,7 @@ func (s *Server) Close() error {
 		s.closed = true
 		close(s.done)
 	}
-	cut := s.hangUpLocked()
+	cut := s.cutLocked(nil)
 	ln := s.listener
 	s.mu.Unlock()
 
@@ -234,10 +246,16 @@ func (s *Server) serveLocked(ln net.Listener) {
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.opts.Logger.Handler(), slog.LevelDebug),
 		ConnState:         s.track,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, conn)
+		},
 	}
 	s.listener = ln
 	s.work.Go(func() { srv.Serve(&gate{Listener: ln, s: s}) })
 }
+
+// connKey is where a request's context holds its connection.
+type connKey struct{}
 
 // track keeps the connections that the HTTP server serves, and makes Close wait
 // for them. A connection is new before Serve returns, so the count never grows
@@ -287,14 +305,16 @@ func (s *Server) refusing() bool {
 	return s.closed || s.down || s.faults.refuse
 }
 
-// hangUpLocked begins a new epoch and returns what cuts the connections of the
-// old one, to be called without the lock: with a TCP reset if abrupt, but for
-// the kept ones.
-func (s *Server) hangUpLocked(keep ...net.Conn) (cut func(abrupt bool)) {
+// cutLocked begins a new epoch and returns what cuts the connections of the old
+// one, but for the kept one; with a TCP reset if abrupt. To be called without
+// the lock.
+func (s *Server) cutLocked(keep net.Conn) (cut func(abrupt bool)) {
 	s.epoch++
 	var conns []net.Conn
 	for conn := range s.conns {
-		conns = append(conns, conn)
+		if conn != keep {
+			conns = append(conns, conn)
+		}
 	}
 	for so := range s.sockets {
 		s.shutLocked(so)
@@ -302,15 +322,71 @@ func (s *Server) hangUpLocked(keep ...net.Conn) (cut func(abrupt bool)) {
 	}
 	return func(abrupt bool) {
 		for _, conn := range conns {
-			switch {
-			case len(keep) > 0 && conn == keep[0]:
-			case abrupt:
+			if abrupt {
 				reset(conn)
-			default:
+			} else {
 				conn.Close()
 			}
 		}
 	}
+}
+
+// Stop closes the listener and resets every connection, as a server does that
+// crashes. [Server.Restart] brings it back.
+func (s *Server) Stop() { s.stop(nil) }
+
+func (s *Server) stop(keep net.Conn) {
+	s.mu.Lock()
+	if s.closed || s.down {
+		s.mu.Unlock()
+		return
+	}
+	s.down = true
+	cut := s.cutLocked(keep)
+	ln := s.listener
+	s.mu.Unlock()
+
+	if s.opts.Listener == nil {
+		ln.Close()
+	}
+	cut(true)
+	s.order("stop", "")
+}
+
+// Restart listens again after [Server.Stop], on the same address, with the same
+// secret, users, channels and faults. Without a Stop before it does nothing.
+func (s *Server) Restart() error {
+	s.mu.Lock()
+	closed, down := s.closed, s.down
+	s.mu.Unlock()
+	switch {
+	case closed:
+		return ErrClosed
+	case !down:
+		return nil
+	}
+	var ln net.Listener
+	if s.opts.Listener == nil {
+		var err error
+		if ln, err = listen(s.opts); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		if ln != nil {
+			ln.Close()
+		}
+		return ErrClosed
+	}
+	s.down = false
+	if ln != nil {
+		s.serveLocked(ln)
+	}
+	s.mu.Unlock()
+	s.order("restart", "")
+	return nil
 }
 
 // reset closes a connection the hard way, so that the peer sees a reset where
