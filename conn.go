@@ -79,7 +79,7 @@ type Conn struct {
 type view struct {
 	state     fsm.State
 	login     *login // nil: no user is set
-	session   *Session
+	session   *session
 	token     tokens.Token // zero: none at hand
 	opened    time.Time
 	lastError error
@@ -197,12 +197,12 @@ func (c *Conn) wait(ctx context.Context, k *call) (Session, error) {
 	}
 	select {
 	case r := <-k.answer:
-		return r.session, r.err
+		return r.session.public(), r.err
 	case <-ctx.Done():
 	}
 	c.post(&note{call: k, leave: ctx.Err()}) // if the Conn closed meanwhile, the answer is there
 	r := <-k.answer
-	return r.session, r.err
+	return r.session.public(), r.err
 }
 
 // DisconnectSocket closes the socket and stays Offline until ReconnectSocket or
@@ -279,10 +279,7 @@ func (c *Conn) State() fsm.State { return c.view.Load().state }
 // Refreshing it may be.
 func (c *Conn) Session() (Session, bool) {
 	s := c.view.Load().session
-	if s == nil {
-		return Session{}, false
-	}
-	return *s, true
+	return s.public(), s != nil
 }
 
 // Stats returns the counters.
@@ -360,6 +357,10 @@ func (c *Conn) NetworkLost() { c.post(&note{event: fsm.NetworkLost}) }
 // one is probed.
 func (c *Conn) NetworkAvailable() { c.post(&note{event: fsm.NetworkAvailable}) }
 
+// Woke reports that the machine slept: an open connection is probed at once,
+// instead of being found dead by a missed health check. Specification: H3.
+func (c *Conn) Woke() { c.post(&note{event: fsm.Woke}) }
+
 var errNilContext = &InvalidError{"ctx", "is nil"}
 
 // checkText accepts a short name without control characters.
@@ -404,16 +405,30 @@ func checkUser(u User) (json.RawMessage, error) {
 	return b, nil
 }
 
-// userFrom reads the server's view of a user. What it leaves out stays as given.
-func userFrom(me json.RawMessage, given User) User {
+// session is a Session before anybody asks for it. Most are never asked for, and
+// the server's view of a user is large once decoded.
+type session struct {
+	id    string
+	me    json.RawMessage
+	given User
+}
+
+// public decodes the server's view of the user; without one, or if it is none,
+// the user is as given. A nil session is the zero Session.
+func (s *session) public() Session {
+	if s == nil {
+		return Session{}
+	}
 	var fields map[string]any
-	if json.Unmarshal(me, &fields) != nil || fields["id"] == nil {
-		return User{ID: given.ID, Name: given.Name, Image: given.Image, Extra: maps.Clone(given.Extra)}
+	if json.Unmarshal(s.me, &fields) != nil || fields["id"] == nil {
+		u := s.given
+		u.Extra = maps.Clone(u.Extra)
+		return Session{s.id, u}
 	}
 	take := func(name string) string {
-		s, _ := fields[name].(string)
+		text, _ := fields[name].(string)
 		delete(fields, name)
-		return s
+		return text
 	}
-	return User{ID: take("id"), Name: take("name"), Image: take("image"), Extra: fields}
+	return Session{s.id, User{ID: take("id"), Name: take("name"), Image: take("image"), Extra: fields}}
 }

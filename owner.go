@@ -27,7 +27,7 @@ type owner struct {
 	ending  []<-chan struct{}
 	old     []*login // users gone whose source still runs
 	token   tokens.Token
-	session *Session
+	session *session // of the open socket; nil: none
 	callers []*call
 	tickets tickets
 	replies []func() // given when a step is published
@@ -55,7 +55,7 @@ type note struct {
 	work    *work // whose answer this is; nil: nobody's
 	err     error // of a load, a dial or a socket: the owner classifies it
 	socket  *transport.Socket
-	session *Session
+	session *session
 	used    chan<- bool  // hears whether the socket is kept
 	token   tokens.Token // loaded, or refused by the API
 
@@ -79,7 +79,7 @@ type call struct {
 }
 
 type result struct {
-	session Session
+	session *session
 	err     error
 	ending  []<-chan struct{}
 }
@@ -419,8 +419,9 @@ func (c *Conn) do(a fsm.Action, n *note) {
 		c.retry(n)
 	case fsm.SkipWait:
 		if w := c.under[waiting]; w != nil && w.timer != nil {
+			left := time.Until(c.retryAt)
 			c.abandon(waiting)
-			c.delay(c.pace.local(time.Now()))
+			c.delay(min(left, c.pace.local(time.Now())))
 		}
 	case fsm.LoadToken:
 		c.load()
@@ -437,7 +438,7 @@ func (c *Conn) do(a fsm.Action, n *note) {
 		}
 	case fsm.Settle:
 		for _, k := range c.callers {
-			s := *c.session
+			s := c.session
 			c.reply(func() { k.answer <- result{session: s} })
 		}
 		c.callers = nil
@@ -534,6 +535,7 @@ func (c *Conn) delay(d time.Duration) {
 // load gets a token: the cached one, else from the source.
 func (c *Conn) load() {
 	c.pace.began = time.Now()
+	c.retryAt = time.Time{}
 	l := c.login
 	if t, ok := l.cache.Cached(); ok {
 		c.post(&note{event: fsm.TokenLoaded, work: c.begin(&work{kind: loading}), token: t})
@@ -687,7 +689,7 @@ func (c *Conn) open(ctx context.Context, w *work, l *login, n *note) error {
 		return err
 	}
 	n.socket = socket
-	n.session = &Session{ConnectionID: socket.ConnectionID(), User: userFrom(socket.Me(), l.user)}
+	n.session = &session{id: socket.ConnectionID(), me: socket.Me(), given: l.user}
 	return nil
 }
 
@@ -787,7 +789,7 @@ func (c *Conn) publish(t fsm.Transition, n *note) {
 		Seq: c.told.Seq, From: t.From.State, To: t.To.State, Event: n.event, Cause: n.cause,
 		Attempt: c.attempt, RetryAt: c.retryAt, At: now,
 	}
-	if change.Moved() || change.Attempt != c.told.Attempt || !change.RetryAt.Equal(c.told.RetryAt) {
+	if change.Moved() || change.Attempt != c.told.Attempt || !change.RetryAt.IsZero() && !change.RetryAt.Equal(c.told.RetryAt) {
 		change.Seq++
 		c.told = change
 		c.hub.change(change)

@@ -307,7 +307,7 @@ func (v *view) pass() (pass, bool) {
 	}
 	p := pass{login: v.login, token: v.token}
 	if v.session != nil {
-		p.connectionID = v.session.ConnectionID
+		p.connectionID = v.session.id
 	}
 	return p, true
 }
