@@ -72,27 +72,32 @@ func New(t Table) (*Machine, error) {
 // is the table's in every case, and keeps the position where there is none.
 // Specification: M3.
 func (m *Machine) Fire(p Position, e Event) (Transition, error) {
-	facts, event := Qualify(p.Facts, e)
-	step, verdict := m.table.Next(p.State, event)
-	t := Transition{From: p, To: Position{p.State, facts}, Event: event, Verdict: verdict, Why: step.Why}
-	switch verdict {
-	case Move, Stay:
-		t.To = Position{step.To, facts.after(step.Do)}
-		t.Do = step.Do
-	case Ignore:
-	case Refuse:
-		t.To = p
-	default:
-		return Transition{From: p, To: p, Event: event}, fmt.Errorf("BUG: fsm: no cell for %v in %v", event, p.State)
+	t := m.table.decide(p, e)
+	if t.Verdict == 0 {
+		return t, fmt.Errorf("BUG: fsm: no cell for %v in %v", t.Event, p.State)
 	}
-	to, took, err := m.execute(p.State, event)
+	to, took, err := m.execute(p.State, t.Event)
 	switch {
 	case err != nil:
-		return t, fmt.Errorf("BUG: fsm: %v in %v: %w", event, p.State, err)
-	case to != t.To.State || took != (verdict == Move || verdict == Stay):
-		return t, fmt.Errorf("BUG: fsm: %v in %v: the table says %v to %v, the executor is in %v (taken: %t)", event, p.State, verdict, t.To.State, to, took)
+		return t, fmt.Errorf("BUG: fsm: %v in %v: %w", t.Event, p.State, err)
+	case to != t.To.State || took != (t.Verdict == Move || t.Verdict == Stay):
+		return t, fmt.Errorf("BUG: fsm: %v in %v: the table says %v to %v, the executor is in %v (taken: %t)", t.Event, p.State, t.Verdict, t.To.State, to, took)
 	}
 	return t, nil
+}
+
+// decide is what the table makes of an event. It is pure.
+func (t *Table) decide(p Position, e Event) Transition {
+	facts, event := Qualify(p.Facts, e)
+	step, verdict := t.Next(p.State, event)
+	d := Transition{From: p, To: p, Event: event, Verdict: verdict, Do: step.Do, Why: step.Why}
+	switch verdict {
+	case Move, Stay:
+		d.To = Position{step.To, facts.after(step.Do)}
+	case Ignore:
+		d.To.Facts = facts
+	}
+	return d
 }
 
 // execute lets looplab/fsm take one transition, and tells where it ended and
