@@ -14,8 +14,8 @@ import (
 // CacheOptions says how a [Cache] treats its user's source. The zero value of
 // each field but UserID switches it off.
 type CacheOptions struct {
-	// UserID is the user: a token of anyone else is ErrUserMismatch.
-	// Specification: C3.
+	// UserID is the user: a token of anyone else is ErrUserMismatch. Empty: the
+	// token itself tells who they are, as a guest's does. Specification: C3.
 	UserID string
 	// Timeout bounds one call of the source. A call that lasts longer is
 	// abandoned: its waiters get ErrTimeout, and its late result is ignored.
@@ -243,7 +243,7 @@ func (c *Cache) check(raw string) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	if token.UserID() != c.opts.UserID {
+	if c.opts.UserID != "" && token.UserID() != c.opts.UserID {
 		return Token{}, fmt.Errorf("%w: user %.64q wants a token, and got one of %.64q",
 			ErrUserMismatch, c.opts.UserID, token.UserID())
 	}
