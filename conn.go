@@ -79,6 +79,7 @@ type Conn struct {
 type view struct {
 	state     fsm.State
 	login     *login // nil: no user is set
+	user      *User  // of login
 	session   *session
 	token     tokens.Token // zero: none at hand
 	opened    time.Time
@@ -167,9 +168,17 @@ func (c *Conn) connect(ctx context.Context, user User, source tokens.Source, rep
 	if source == nil {
 		return Session{}, &InvalidError{"source", "is nil"}
 	}
-	user.Extra = maps.Clone(user.Extra)
-	k := &call{verb: fsm.Connect, replace: replace, user: user, details: details, source: source}
+	if user.ID == anonymousID {
+		return Session{}, &InvalidError{"User.ID", "is the anonymous user's; use ConnectAnonymous"}
+	}
+	k := c.connectCall(user, details, source)
+	k.replace = replace
 	return c.wait(ctx, k)
+}
+
+func (c *Conn) connectCall(user User, details json.RawMessage, source tokens.Source) *call {
+	user.Extra = maps.Clone(user.Extra)
+	return &call{verb: fsm.Connect, user: user, details: details, source: source}
 }
 
 // ReconnectSocket opens the socket of the current user again after
@@ -261,13 +270,13 @@ func (c *Conn) Close() error {
 }
 
 // CurrentUser returns the user who is set, as the program gave them, and whether
-// there is one.
+// there is one. A guest is whom the service made of them, once it has.
 func (c *Conn) CurrentUser() (User, bool) {
-	l := c.view.Load().login
-	if l == nil {
+	user := c.view.Load().user
+	if user == nil {
 		return User{}, false
 	}
-	u := l.user
+	u := *user
 	u.Extra = maps.Clone(u.Extra)
 	return u, true
 }
@@ -410,7 +419,7 @@ func checkUser(u User) (json.RawMessage, error) {
 type session struct {
 	id    string
 	me    json.RawMessage
-	given User
+	given *User
 }
 
 // public decodes the server's view of the user; without one, or if it is none,
@@ -421,14 +430,19 @@ func (s *session) public() Session {
 	}
 	var fields map[string]any
 	if json.Unmarshal(s.me, &fields) != nil || fields["id"] == nil {
-		u := s.given
+		u := *s.given
 		u.Extra = maps.Clone(u.Extra)
 		return Session{s.id, u}
 	}
+	return Session{s.id, userFrom(fields)}
+}
+
+// userFrom makes a User of the fields of a user's JSON, which it takes over.
+func userFrom(fields map[string]any) User {
 	take := func(name string) string {
 		text, _ := fields[name].(string)
 		delete(fields, name)
 		return text
 	}
-	return Session{s.id, User{ID: take("id"), Name: take("name"), Image: take("image"), Extra: fields}}
+	return User{ID: take("id"), Name: take("name"), Image: take("image"), Extra: fields}
 }

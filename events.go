@@ -142,33 +142,38 @@ func eventFor(err error, static, again, keep bool) (fsm.Event, error) {
 		return fsm.Dropped, err // a proxy or a captive portal spoke, not the service
 	}
 	api := apiError(failure)
+	return eventForAPI(api, static, again), api
+}
+
+// eventForAPI is the matrix of what the service's own errors mean.
+func eventForAPI(api *APIError, static, again bool) fsm.Event {
 	switch status := api.StatusCode; {
 	case api.Unrecoverable:
-		return fsm.Denied, api
+		return fsm.Denied
 	case api.Code == codeExpired && static:
-		return fsm.Denied, api
+		return fsm.Denied
 	case api.Code == codeExpired:
-		return fsm.TokenRefused, api
+		return fsm.TokenRefused
 	case api.Code == codeNotYetValid || api.Code == codeFromFuture:
 		if static {
-			return fsm.Dropped, api
+			return fsm.Dropped
 		}
-		return fsm.TokenUntimely, api
+		return fsm.TokenUntimely
 	case api.Code == codeSignature || api.Code == codeMalformed:
 		if static || again {
-			return fsm.Denied, api
+			return fsm.Denied
 		}
-		return fsm.TokenRefused, api
+		return fsm.TokenRefused
 	case isOneOf(api.Code, 2, 4, 16, 17, 69, 99, 107):
-		return fsm.Denied, api
+		return fsm.Denied
 	case api.Code == codeRateLimited || api.Code == codeTooMany || status == http.StatusTooManyRequests:
-		return fsm.Dropped, api
+		return fsm.Dropped
 	case status == http.StatusRequestTimeout || isOneOf(api.Code, 3, 23, 46, 48, 108, 111):
-		return fsm.Dropped, api
+		return fsm.Dropped
 	case status >= 400 && status < 500:
-		return fsm.Denied, api
+		return fsm.Denied
 	}
-	return fsm.Dropped, api
+	return fsm.Dropped
 }
 
 func apiError(f *transport.Error) *APIError {

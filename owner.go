@@ -105,6 +105,7 @@ type work struct {
 	cancel context.CancelFunc // of a load or a dial
 	socket *transport.Socket  // of a socket
 	token  tokens.Token       // with which a socket was opened
+	user   *User              // as whom a dial connects
 	sent   json.RawMessage    // the user's details that a dial sends; nil: only the id
 	done   chan struct{}      // closed when nothing of it is left
 }
@@ -123,9 +124,10 @@ func (w *work) stop() {
 }
 
 // login is one user's stay, from ConnectUser to Disconnect. The owner writes it;
-// others may read user, source and inside.
+// others may read source, static, anonymous, cache and inside.
 type login struct {
-	user      User
+	wanted    string // the id that the program gave; a guest's own is another
+	user      *User  // immutable
 	source    tokens.Source
 	static    bool
 	anonymous bool // needs no token
@@ -221,7 +223,7 @@ func (n *note) discard() {
 func (c *Conn) classify(n *note) {
 	l := c.login
 	if n.work.kind == loading {
-		n.event, n.cause = eventForLoad(n.err, l.static), n.err
+		n.event, n.cause = eventForLoad(n.err, tokens.IsStatic(l.source)), n.err
 		return
 	}
 	n.event, n.cause = eventFor(n.err, l.static, c.pace.forged > 0, c.cfg.KeepTokenWhenUnhealthy)
@@ -249,7 +251,7 @@ func (c *Conn) takeCall(n *note) {
 		if k.replace {
 			c.step(&note{event: fsm.Disconnect, cause: ErrDisconnected})
 		}
-		if c.login != nil && c.login.user.ID != k.user.ID {
+		if c.login != nil && !c.login.is(k) {
 			k.answer <- result{err: ErrUserAlreadySet}
 			return
 		}
@@ -276,7 +278,17 @@ func (c *Conn) takeCall(n *note) {
 
 // enrol sets the user of a call, or gives the one who is set a new source.
 func (c *Conn) enrol(k *call) {
-	l := &login{user: k.user, source: k.source, static: tokens.IsStatic(k.source), details: k.details}
+	l := &login{
+		wanted: k.user.ID, user: &k.user, details: k.details, source: k.source,
+		static: tokens.IsStatic(k.source),
+	}
+	expect := k.user.ID
+	switch k.source.(type) {
+	case anonymous:
+		l.static, l.anonymous = true, true
+	case *guest:
+		l.static, expect = true, "" // the exchange tells who they are
+	}
 	if c.login != nil {
 		// Details that the server has already are not sent again: they may have
 		// been changed elsewhere meanwhile. Specification: C4.
@@ -290,9 +302,18 @@ func (c *Conn) enrol(k *call) {
 	}
 	l.cache = tokens.NewCache(tokens.Func(func(ctx context.Context) (string, error) {
 		return c.ask(ctx, l)
-	}), tokens.CacheOptions{UserID: k.user.ID, Timeout: c.cfg.TokenTimeout, Early: max(0, c.cfg.RefreshEarly)})
+	}), tokens.CacheOptions{UserID: expect, Timeout: c.cfg.TokenTimeout, Early: max(0, c.cfg.RefreshEarly)})
 	c.login = l
 	c.pace.reset()
+}
+
+// is reports whether a call is for this user.
+func (l *login) is(k *call) bool {
+	if _, asGuest := k.source.(*guest); asGuest {
+		_, isGuest := l.source.(*guest)
+		return isGuest && l.wanted == k.user.ID
+	}
+	return l.user.ID == k.user.ID
 }
 
 // retire lets go of a user. A call of their source that still runs is
@@ -427,6 +448,7 @@ func (c *Conn) do(a fsm.Action, n *note) {
 		c.load()
 	case fsm.Release:
 		c.token = n.token
+		c.identify()
 		c.tickets.release(c)
 	case fsm.Dial:
 		c.dial()
@@ -537,7 +559,7 @@ func (c *Conn) load() {
 	c.pace.began = time.Now()
 	c.retryAt = time.Time{}
 	l := c.login
-	if t, ok := l.cache.Cached(); ok {
+	if t, ok := l.cache.Cached(); ok || l.anonymous {
 		c.post(&note{event: fsm.TokenLoaded, work: c.begin(&work{kind: loading}), token: t})
 		return
 	}
@@ -549,6 +571,17 @@ func (c *Conn) load() {
 		t, err := c.fetch(ctx, l)
 		c.post(&note{event: fsm.TokenLoaded, work: w, token: t, err: err})
 	}()
+}
+
+// identify takes over the user whom the guest exchange has brought.
+func (c *Conn) identify() {
+	g, ok := c.login.source.(*guest)
+	if !ok {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c.login.user, c.login.details = g.user, g.details
 }
 
 // fetch loads a token from the source of the user, and fences development tokens.
@@ -614,7 +647,7 @@ func (l *login) wouldWait(k *call, v *view) bool {
 	if l != v.login || k.replace || v.state == fsm.Connected {
 		return false
 	}
-	return k.verb == fsm.ReconnectSocket || k.user.ID == l.user.ID
+	return k.verb == fsm.ReconnectSocket || k.user.ID == v.user.ID
 }
 
 // goroutineID returns the number that the runtime prints for this goroutine.
@@ -634,7 +667,7 @@ func (c *Conn) dial() {
 	c.count.attempts.Add(1)
 	l := c.login
 	ctx, cancel := context.WithCancel(context.Background())
-	w := c.begin(&work{kind: dialing, cancel: cancel, done: make(chan struct{}), token: c.token})
+	w := c.begin(&work{kind: dialing, cancel: cancel, done: make(chan struct{}), token: c.token, user: l.user})
 	if !bytes.Equal(l.sent, l.details) {
 		w.sent = l.details
 	}
@@ -648,7 +681,7 @@ func (c *Conn) dial() {
 			if err := c.turn(ctx, hung); err != nil {
 				return err
 			}
-			return c.open(ctx, w, l, n)
+			return c.open(ctx, w, l.anonymous, n)
 		})
 		if kept := c.post(n) && <-used; !kept && n.socket != nil {
 			n.socket.HangUp()
@@ -676,20 +709,22 @@ func (c *Conn) turn(ctx context.Context, hung <-chan struct{}) error {
 
 // open makes one attempt within its deadline. A dialer of the program that
 // ignores its context is left behind.
-func (c *Conn) open(ctx context.Context, w *work, l *login, n *note) error {
+func (c *Conn) open(ctx context.Context, w *work, anonymous bool, n *note) error {
 	const grace = 100 * time.Millisecond // for an attempt that obeys, to say what it was doing
 	left := time.AfterFunc(c.cfg.AttemptTimeout+grace, func() { c.post(&note{work: w, err: errSilent}) })
 	defer left.Stop()
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
 	defer cancel()
-	socket, err := c.dialer.Dial(ctx, transport.Login{
-		UserID: l.user.ID, Details: w.sent, AuthType: "jwt", Token: w.token.Reveal(),
-	})
+	login := transport.Login{UserID: w.user.ID, Details: w.sent, AuthType: "jwt", Token: w.token.Reveal()}
+	if anonymous {
+		login.AuthType = "anonymous"
+	}
+	socket, err := c.dialer.Dial(ctx, login)
 	if err != nil {
 		return err
 	}
 	n.socket = socket
-	n.session = &session{id: socket.ConnectionID(), me: socket.Me(), given: l.user}
+	n.session = &session{id: socket.ConnectionID(), me: socket.Me(), given: w.user}
 	return nil
 }
 
@@ -782,6 +817,9 @@ func (c *Conn) publish(t fsm.Transition, n *note) {
 	}
 	if c.session != nil {
 		v.opened = c.pace.opened
+	}
+	if c.login != nil {
+		v.user = c.login.user
 	}
 	c.view.Store(v)
 	now := time.Now()

@@ -40,15 +40,20 @@ const maxErrorBody = 64 << 10
 // has no other token, its caller gets the answer as it came. Redirects are not
 // followed. Specification: Q1 to Q6.
 func (c *Conn) HTTPClient() *http.Client {
+	return &http.Client{
+		Transport:     c.roundTripper(),
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// roundTripper returns the one transport of this Conn, made when it is needed.
+func (c *Conn) roundTripper() *roundTripper {
 	t := c.requests.Load()
 	if t == nil {
 		c.requests.CompareAndSwap(nil, newRoundTripper(c))
 		t = c.requests.Load()
 	}
-	return &http.Client{
-		Transport:     t,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	return t
 }
 
 type roundTripper struct {
@@ -173,7 +178,7 @@ func (t *roundTripper) query(raw string, p pass) string {
 			raw += "&"
 		}
 	}
-	raw += t.key + "&user_id=" + url.QueryEscape(p.login.user.ID)
+	raw += t.key + "&user_id=" + url.QueryEscape(p.userID)
 	if p.connectionID != "" {
 		raw += "&connection_id=" + url.QueryEscape(p.connectionID)
 	}
@@ -294,6 +299,7 @@ type ticket struct {
 // pass is the permission to send a request, and as whom.
 type pass struct {
 	login        *login
+	userID       string
 	token        tokens.Token
 	connectionID string
 	asItCame     bool // do not send it again
@@ -305,7 +311,7 @@ func (v *view) pass() (pass, bool) {
 	if v.login == nil || v.state == fsm.Offline || v.token.IsZero() && !v.login.anonymous {
 		return pass{}, false
 	}
-	p := pass{login: v.login, token: v.token}
+	p := pass{login: v.login, userID: v.user.ID, token: v.token}
 	if v.session != nil {
 		p.connectionID = v.session.id
 	}
