@@ -1,10 +1,17 @@
 package transport
 
 import (
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/url"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Kind tells what ended an attempt or a socket. The zero value is no kind.
@@ -108,4 +115,52 @@ func ParseRefusal(body []byte) (*Refusal, bool) {
 		_ = json.Unmarshal(object[key], value) // a wrong type leaves the zero value
 	}
 	return r, true
+}
+
+// kindOf tells a network that broke from a TLS session that failed, and both from
+// anything else.
+func kindOf(err error, otherwise Kind) Kind {
+	var (
+		op          *net.OpError
+		certificate *tls.CertificateVerificationError
+		network     net.Error
+	)
+	switch {
+	case errors.As(err, &certificate):
+		return TLS
+	case errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"):
+		return TLS // so crypto/tls marks its alerts
+	case errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return Network
+	}
+	return otherwise
+}
+
+// redactor returns a function that hides a token, raw or percent-encoded. It is a
+// function so that nothing which holds it can print the token.
+func redactor(token string) func(string) string {
+	if token == "" {
+		return func(s string) string { return s }
+	}
+	return func(s string) string {
+		const hidden = "[redacted]"
+		return strings.ReplaceAll(strings.ReplaceAll(s, token, hidden), url.QueryEscape(token), hidden)
+	}
+}
+
+// excerpt returns the beginning of what a peer sent, fit to be shown: at most 512
+// bytes of valid UTF-8, blanks for what cannot be printed, no token.
+func excerpt(sent []byte, redact func(string) string) string {
+	printable := func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}
+	s := redact(strings.Map(printable, strings.ToValidUTF8(string(sent), "\uFFFD")))
+	end := min(len(s), 512)
+	for end < len(s) && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return strings.TrimSpace(s[:end])
 }

@@ -1,0 +1,440 @@
+// Package transport opens the WebSocket of the chat service and keeps it honest.
+//
+// A [Dialer] makes one attempt at a time into a [Socket] or an [Error]. The
+// socket reads on its caller's goroutine, sends health checks and finds a peer
+// that has gone silent. Text messages come as a [Frame], with the few fields that
+// a client sorts by, found without decoding the rest.
+//
+// The package knows facts and no policy: it does not retry, and what an error
+// means is for its reader to say. An idle socket costs one goroutine, the one in
+// Serve, one timer and a read buffer.
+package transport
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Socket is one open connection. All methods are safe for concurrent use; none but
+// Serve blocks. It ends once, for the first reason that comes: the peer's, the
+// network's, silence, or HangUp.
+type Socket struct {
+	link   link
+	o      *Options // the dialer's
+	id     string
+	me     json.RawMessage
+	redact func(string) string
+	began  time.Time // moments below are counted from here, by the monotonic clock
+
+	seen    atomic.Int64 // moment of the last received frame
+	probing atomic.Bool  // a Probe waits for a frame
+	quiet   atomic.Bool  // HangUp was called
+	taken   atomic.Bool  // somebody reads: Serve or, without it, the tick that hangs up
+
+	hung, gone chan struct{}
+
+	// One timer does all that is not reading: its function, tick, sends what is due
+	// and judges how long is too long.
+	mu    sync.Mutex // never held over I/O
+	timer *time.Timer
+	work  int    // the timer, if it is set, and the functions under way
+	err   *Error // why the socket ended; nil while it is open
+	phase string
+
+	checkAt, probeBy, drainBy, hangBy time.Duration // moments; never if none is set
+
+	// What is due to be sent. The tick that finds nobody writing sends all of it.
+	writing, checkDue, pongDue bool
+	pong                       string
+	writeErr                   error // the first failed write; nothing is written after it
+	hungUp                     bool  // hung is closed
+}
+
+const never = time.Duration(math.MaxInt64)
+
+func newSocket(l link, o *Options, redact func(string) string) *Socket {
+	s := &Socket{
+		link: l, o: o, redact: redact, began: time.Now(), phase: "hello",
+		hung: make(chan struct{}), gone: make(chan struct{}),
+		checkAt: never, probeBy: never, drainBy: never, hangBy: never,
+	}
+	l.onControl(s.control)
+	return s
+}
+
+// ConnectionID returns the id that the server gave to the connection.
+func (s *Socket) ConnectionID() string { return s.id }
+
+// Me returns the server's view of the user as it came with the first health check,
+// or nil. The caller must not modify it.
+func (s *Socket) Me() json.RawMessage { return s.me }
+
+// Hung is closed once the close frame of HangUp is written or cannot be written,
+// at the latest with Gone.
+func (s *Socket) Hung() <-chan struct{} { return s.hung }
+
+// Gone is closed when the socket has ended, the raw connection is closed and no
+// goroutine or timer is left but the caller's in Serve.
+func (s *Socket) Gone() <-chan struct{} { return s.gone }
+
+// Serve reads until the socket ends and returns why, always as an *Error. It calls
+// receive, on its own goroutine, with every text frame that is a JSON object,
+// except health checks and error frames; an error frame ends the socket. Frames
+// that are anything else prove life and are dropped. While receive runs nothing is
+// read, so it must not block: its time counts as the peer's silence. Serve is
+// called at most once.
+func (s *Socket) Serve(receive func(Frame)) error {
+	if s.taken.CompareAndSwap(false, true) {
+		s.end(s.read(receive))
+	} else {
+		<-s.gone
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Probe asks the peer for a sign of life: a health check goes out at once, and if
+// no frame comes within HealthTimeout less HealthCheckInterval the socket ends as
+// Unanswered. If the two do not leave a time, WriteTimeout counts instead.
+// Specification: H3.
+func (s *Socket) Probe() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil || s.writeErr != nil || s.hangBy != never {
+		return
+	}
+	now := s.now()
+	if s.probing.CompareAndSwap(false, true) {
+		window := s.o.HealthTimeout - s.o.HealthCheckInterval
+		if s.o.HealthCheckInterval <= 0 || s.o.HealthTimeout <= 0 || window <= 0 {
+			window = s.o.WriteTimeout
+		}
+		s.probeBy = now + window
+	}
+	s.checkDue = true
+	if s.o.HealthCheckInterval > 0 {
+		s.checkAt = now + s.o.HealthCheckInterval
+	}
+	s.arm(0)
+}
+
+// HangUp says goodbye: it sends a close frame, reads on until the peer's comes and
+// closes the raw connection, all within CloseTimeout of the call, whether or not
+// Serve runs. No call of receive begins after it; Serve ends as HungUp.
+func (s *Socket) HangUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil || s.hangBy != never {
+		return
+	}
+	s.quiet.Store(true)
+	s.hangBy = s.now() + s.o.CloseTimeout
+	s.arm(0)
+}
+
+func (s *Socket) now() time.Duration { return time.Since(s.began) }
+
+// alive notes that a frame has come.
+func (s *Socket) alive() {
+	s.seen.Store(int64(s.now()))
+	if s.probing.Load() {
+		s.probing.Store(false)
+	}
+}
+
+// control takes a ping or a pong. It runs on the reading goroutine and leaves the
+// answer to the timer: a stuck writer must not stall reading. Of pings that come
+// faster than they can be answered the last is answered, as RFC 6455 allows.
+func (s *Socket) control(ping bool, data string) {
+	s.alive()
+	if !ping {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.pong, s.pongDue = data, true
+		s.arm(0)
+	}
+}
+
+// hello waits for the health check that opens the socket.
+func (s *Socket) hello() *Error {
+	for s.id == "" {
+		message, isText, err := s.link.next(s.o.MaxMessageBytes)
+		if err != nil {
+			return s.fault(err)
+		}
+		var failure *Error
+		if e, ok := parse(*message); isText && ok {
+			switch kind := text(e.typ); {
+			case e.isError(kind):
+				failure = s.told(e, *message)
+			case string(kind) == healthCheck:
+				if s.id = string(text(e.connectionID)); s.id != "" && len(e.me) > 0 && e.me[0] == '{' && json.Valid(e.me) {
+					s.me = append([]byte(nil), e.me...)
+				}
+			}
+		}
+		giveBack(message)
+		if failure != nil {
+			return failure
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil { // a pong could not be written, and the time to read on is over
+		return s.err
+	}
+	s.phase = "open"
+	s.seen.Store(int64(s.now()))
+	if s.o.HealthCheckInterval > 0 {
+		s.checkAt = s.now() + s.o.HealthCheckInterval
+	}
+	s.armNext()
+	return nil
+}
+
+// read reads until the socket ends and returns why.
+func (s *Socket) read(receive func(Frame)) *Error {
+	for {
+		message, isText, err := s.link.next(s.o.MaxMessageBytes)
+		if err != nil {
+			return s.fault(err)
+		}
+		s.alive()
+		var failure *Error
+		if isText && !s.quiet.Load() {
+			failure = s.take(*message, receive)
+		}
+		giveBack(message)
+		if failure != nil {
+			return failure
+		}
+	}
+}
+
+func (s *Socket) take(message []byte, receive func(Frame)) *Error {
+	e, ok := parse(message)
+	if !ok {
+		return nil
+	}
+	switch kind := text(e.typ); {
+	case e.isError(kind):
+		return s.told(e, message)
+	case string(kind) != healthCheck:
+		receive(e.frame(message))
+	}
+	return nil
+}
+
+const healthCheck = "health.check"
+
+// isError reports whether a message of the given type is an error frame, in either
+// envelope: of the type "connection.error", or an error without a type. A type of
+// its own makes any other message an event, which a user may have given an error
+// field.
+func (e *envelope) isError(kind []byte) bool {
+	return string(kind) == "connection.error" || len(kind) == 0 && e.err != nil && string(e.err) != "null"
+}
+
+// told is the end by an error frame.
+func (s *Socket) told(e envelope, message []byte) *Error {
+	failure := &Error{Phase: s.phase, Kind: Told}
+	if failure.Refusal, _ = ParseRefusal(e.err); failure.Refusal != nil {
+		failure.Refusal.Message = s.redact(failure.Refusal.Message)
+	} else {
+		failure.Body = excerpt(message, s.redact)
+	}
+	return failure
+}
+
+// fault is the end by an error of reading.
+func (s *Socket) fault(err error) *Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := &Error{Phase: s.phase}
+	code, reason := closed(err)
+	switch {
+	case s.hangBy != never:
+		e.Kind = HungUp
+	case s.writeErr != nil && (code == 0 || code == abnormal):
+		e.Kind, e.Err = Network, s.writeErr
+	case code != 0:
+		e.Kind, e.CloseCode, e.Body = Closed, code, excerpt([]byte(reason), s.redact)
+	case err == errOversize:
+		e.Kind, e.Err = Oversize, err
+	case s.link.wire.failed != nil:
+		e.Kind, e.Err = kindOf(err, Network), err
+	default:
+		e.Kind, e.Err = Malformed, err
+	}
+	return e
+}
+
+// end ends the socket, unless it has ended.
+func (s *Socket) end(why *Error) {
+	s.mu.Lock()
+	if s.err != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.err = why
+	if s.timer != nil && s.timer.Stop() {
+		s.work--
+	}
+	s.work++
+	s.mu.Unlock()
+	_ = s.link.wire.raw.Close()
+	s.leave()
+}
+
+// leave counts one piece of work as done. After the end no work begins, so the
+// last one closes the door.
+func (s *Socket) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.work--; s.work == 0 && s.err != nil {
+		s.hangs()
+		close(s.gone)
+	}
+}
+
+// hangs closes hung. The caller holds the lock.
+func (s *Socket) hangs() {
+	if !s.hungUp {
+		s.hungUp = true
+		close(s.hung)
+	}
+}
+
+// arm sets the timer. The caller holds the lock and knows that the socket is open.
+func (s *Socket) arm(d time.Duration) {
+	if s.timer == nil {
+		s.timer = time.AfterFunc(d, s.tick)
+		s.work++
+	} else if !s.timer.Reset(d) {
+		s.work++ // it had run or was stopped; else it runs once, and was counted
+	}
+}
+
+// armNext sets the timer to the next moment at which something is due, if any is.
+func (s *Socket) armNext() {
+	next := min(s.drainBy, s.hangBy)
+	if next == never {
+		next = s.checkAt
+		if s.probing.Load() {
+			next = min(next, s.probeBy)
+		}
+		if s.o.HealthTimeout > 0 && s.phase == "open" {
+			next = min(next, time.Duration(s.seen.Load())+s.o.HealthTimeout)
+		}
+	}
+	if next != never {
+		s.arm(max(next-s.now(), 0))
+	}
+}
+
+// tick is the timer's function. Several may be under way: all but one only look.
+func (s *Socket) tick() {
+	defer s.leave()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return
+	}
+	if why := s.overdue(); why != nil {
+		s.mu.Unlock()
+		s.end(why)
+		s.mu.Lock()
+		return
+	}
+	if now := s.now(); now >= s.checkAt {
+		s.checkDue, s.checkAt = true, now+s.o.HealthCheckInterval
+	}
+	s.armNext()
+	if !s.writing {
+		s.writing = true
+		s.write()
+	}
+}
+
+// overdue tells what has taken too long, if anything has. The caller holds the lock.
+func (s *Socket) overdue() *Error {
+	now := s.now()
+	switch {
+	case now >= s.hangBy:
+		return &Error{Phase: s.phase, Kind: HungUp}
+	case s.hangBy != never:
+		return nil
+	case now >= s.drainBy:
+		return &Error{Phase: s.phase, Kind: Network, Err: s.writeErr}
+	case s.drainBy != never:
+		return nil
+	case s.probing.Load() && now >= s.probeBy:
+		return &Error{Phase: s.phase, Kind: Unanswered}
+	case s.o.HealthTimeout > 0 && s.phase == "open" && now-time.Duration(s.seen.Load()) >= s.o.HealthTimeout:
+		return &Error{Phase: s.phase, Kind: Silent}
+	}
+	return nil
+}
+
+// write sends what is due. The caller holds the lock, which is released for each
+// write, and has set writing, which stays set after a close frame.
+func (s *Socket) write() {
+	for s.err == nil {
+		deadline := time.Now().Add(s.o.WriteTimeout)
+		var err error
+		switch {
+		case s.hangBy != never:
+			deadline = s.began.Add(s.hangBy)
+			s.mu.Unlock()
+			_ = s.link.writeClose(deadline)
+			s.mu.Lock()
+			s.hangs()
+			if s.taken.CompareAndSwap(false, true) {
+				s.mu.Unlock()
+				s.end(s.read(nil))
+				s.mu.Lock()
+			}
+			return
+		case s.writeErr != nil:
+			s.writing = false
+			return
+		case s.pongDue:
+			data := s.pong
+			s.pong, s.pongDue = "", false
+			s.mu.Unlock()
+			err = s.link.writePong(data, deadline)
+			s.mu.Lock()
+		case s.checkDue:
+			s.checkDue = false
+			s.mu.Unlock()
+			err = s.link.writeText(s.check(), deadline)
+			s.mu.Lock()
+		default:
+			s.writing = false
+			return
+		}
+		if err != nil && s.err == nil && s.hangBy == never && !closeSent(err) {
+			// The peer may have said why before it stopped reading: reading goes on.
+			s.writeErr = fmt.Errorf("write: %w", err)
+			s.drainBy = s.now() + s.o.CloseTimeout
+			s.armNext()
+		}
+	}
+}
+
+// check is the health check that the client sends.
+func (s *Socket) check() []byte {
+	b, _ := json.Marshal(struct {
+		Type     string `json:"type"`
+		ClientID string `json:"client_id"`
+	}{healthCheck, s.id})
+	return b
+}
