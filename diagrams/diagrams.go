@@ -117,20 +117,19 @@ func Check(t Table) error {
 			return fmt.Errorf("diagrams: %w", err)
 		}
 	}
-	cells := make(map[[2]string]bool, len(t.Cells))
+	cells := make(map[at]bool, len(t.Cells))
 	for _, c := range t.Cells {
 		if err := checkCell(t, events, c); err != nil {
 			return fmt.Errorf("diagrams: cell %q × %q: %w", c.From, c.Event, err)
 		}
-		key := [2]string{c.From, c.Event}
-		if cells[key] {
+		if cells[at{c.From, c.Event}] {
 			return fmt.Errorf("diagrams: cell %q × %q: it stands twice", c.From, c.Event)
 		}
-		cells[key] = true
+		cells[at{c.From, c.Event}] = true
 	}
 	for _, s := range t.States {
 		for _, e := range events {
-			if !cells[[2]string{s, e}] {
+			if !cells[at{s, e}] {
 				return fmt.Errorf("diagrams: cell %q × %q: nobody declared it", s, e)
 			}
 		}
@@ -211,46 +210,47 @@ func checkRule(t Table, events []string, r Rule) error {
 	return nil
 }
 
-// arrow gathers what leads from one state to another, or keeps it busy there.
+// arrow gathers the events that lead from one state to another.
 type arrow struct {
 	from, to int // indices into States
 	events   []EventInfo
 }
 
-// arrows returns the moves and stays, ordered by state, the stays first.
-func (t Table) arrows() []arrow {
-	byPair := make(map[[2]int]*arrow)
-	cells := make(map[[2]string]Cell, len(t.Cells))
-	for _, c := range t.Cells {
-		cells[[2]string{c.From, c.Event}] = c
-	}
+// arrows returns the events on which each state acts and stays, and the moves,
+// from state to state.
+func (t Table) arrows() (stays [][]EventInfo, moves []arrow) {
+	stays = make([][]EventInfo, len(t.States))
+	cells := t.cells()
 	for from, s := range t.States {
+		to := make([][]EventInfo, len(t.States))
 		for _, e := range t.Events {
-			c, ok := cells[[2]string{s, e.Name}]
-			to := slices.Index(t.States, c.To)
-			if !ok || to < 0 || c.Verdict != Move && c.Verdict != Stay {
-				continue
+			switch c := cells[at{s, e.Name}]; c.Verdict {
+			case Stay:
+				stays[from] = append(stays[from], e)
+			case Move:
+				if i := slices.Index(t.States, c.To); i >= 0 {
+					to[i] = append(to[i], e)
+				}
 			}
-			a := byPair[[2]int{from, to}]
-			if a == nil {
-				a = &arrow{from: from, to: to}
-				byPair[[2]int{from, to}] = a
-			}
-			a.events = append(a.events, e)
 		}
-	}
-	all := make([]arrow, 0, len(byPair))
-	for from := range t.States {
-		if a := byPair[[2]int{from, from}]; a != nil {
-			all = append(all, *a)
-		}
-		for to := range t.States {
-			if a := byPair[[2]int{from, to}]; a != nil && to != from {
-				all = append(all, *a)
+		for i, events := range to {
+			if len(events) > 0 {
+				moves = append(moves, arrow{from, i, events})
 			}
 		}
 	}
-	return all
+	return stays, moves
+}
+
+// at is the place of a cell.
+type at struct{ state, event string }
+
+func (t Table) cells() map[at]Cell {
+	cells := make(map[at]Cell, len(t.Cells))
+	for _, c := range t.Cells {
+		cells[at{c.From, c.Event}] = c
+	}
+	return cells
 }
 
 // kinds returns the kinds of the events in the order of their first event.
@@ -264,7 +264,7 @@ func (t Table) kinds() []string {
 	return kinds
 }
 
-// ids returns a word for each state that a diagram language takes as it is: the
+// ids returns a word for each state that stands for it in Mermaid and PlantUML: the
 // names, if all are words that mean nothing else there, else s0, s1, ….
 func (t Table) ids() []string {
 	plain := !slices.ContainsFunc(t.States, func(s string) bool { return !isWord(s) || reserved[strings.ToLower(s)] })

@@ -54,6 +54,7 @@ var formats = []struct {
 	{"mmd", func(_ *testing.T, m Table) string { return Mermaid(m) }},
 	{"dot", func(_ *testing.T, m Table) string { return DOT(m) }},
 	{"md", func(_ *testing.T, m Table) string { return Matrix(m) }},
+	{"puml", func(_ *testing.T, m Table) string { return PlantUML(m) }},
 }
 
 // G1: a machine of another program is drawn in every format.
@@ -201,8 +202,11 @@ func hostile(name string) Table {
 }
 
 var (
-	mermaidLine = regexp.MustCompile(`^(stateDiagram-v2|    state "[^":;\n]*(#\d+;[^":;\n]*)*" as s\d+|    (\[\*\]|\w+) --> \w+( : [^:;<>"\n]*(#\d+;[^:;<>"\n]*|<br/>[^:;<>"\n]*)*)?)$`)
-	markupOnly  = regexp.MustCompile(`</?(FONT( COLOR="#[0-9a-f]{6}")?|BR/)>`)
+	mermaidWords = `([^":;<>\n]|#\d+;|<br/>)*`
+	mermaidLine  = regexp.MustCompile(`^(stateDiagram-v2|    state "` + mermaidWords + `" as \w+|    \w+ : stays on` + mermaidWords + `|    (\[\*\]|\w+) --> \w+( : ` + mermaidWords + `)?)$`)
+	plantWords   = `([ \pL\pN\pM·]|<U\+[0-9A-F]{4,6}>|</?color(:#[0-9a-f]{6})?>|\\n)*`
+	plantLine    = regexp.MustCompile(`^(@(start|end)uml|hide empty description|skinparam shadowing false|state "` + plantWords + `" as \w+|\w+ : stays on` + plantWords + `|(\[\*\]|\w+) --> \w+( : ` + plantWords + `)?|caption ` + plantWords + `)$`)
+	markupOnly   = regexp.MustCompile(`</?(FONT( COLOR="#[0-9a-f]{6}"| POINT-SIZE="14")?|BR/|/?B)>`)
 )
 
 // FuzzEscaping gives every name of a machine the same wild beginning: in every
@@ -253,6 +257,13 @@ func FuzzEscaping(f *testing.F) {
 				t.Errorf("structure:\n%s\nwant:\n%s", got, want)
 			}
 		})
+		t.Run("puml", func(t *testing.T) {
+			for _, line := range sameLines(t, PlantUML(m), PlantUML(tame)) {
+				if !plantLine.MatchString(line) {
+					t.Errorf("no line of a state diagram: %q", line)
+				}
+			}
+		})
 		t.Run("md", func(t *testing.T) {
 			lines, want := sameLines(t, Matrix(m), Matrix(tame)), strings.Split(Matrix(tame), "\n")
 			for i, line := range lines {
@@ -268,8 +279,8 @@ func FuzzEscaping(f *testing.F) {
 // the tame one and hold nothing that is not printable.
 func sameLines(t *testing.T, got, tame string) []string {
 	t.Helper()
-	lines := strings.Split(got, "\n")
-	if want := strings.Count(tame, "\n") + 1; len(lines) != want || !utf8.ValidString(got) {
+	lines := strings.Split(strings.TrimSuffix(got, "\n"), "\n")
+	if want := strings.Count(tame, "\n"); len(lines) != want || !utf8.ValidString(got) {
 		t.Errorf("%d lines, want %d", len(lines), want)
 	}
 	for _, r := range got {

@@ -37,22 +37,25 @@ func JSON(t Table) ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// Mermaid returns a stateDiagram-v2. What an event does without a move is on a
-// loop of the state.
+// Mermaid returns a stateDiagram-v2. Below the name of a state stand the events
+// on which it acts and stays.
 func Mermaid(t Table) string {
 	var b strings.Builder
 	ids := t.ids()
+	stays, moves := t.arrows()
+	label := func(events []EventInfo) string { return strings.Join(lines(events, mermaidText), "<br/>") }
 	b.WriteString("stateDiagram-v2\n")
 	for i, s := range t.States {
-		if ids[i] != s {
-			fmt.Fprintf(&b, "    state \"%s\" as %s\n", mermaidText(s), ids[i])
+		fmt.Fprintf(&b, "    state \"%s\" as %s\n", mermaidText(s), ids[i])
+		if len(stays[i]) > 0 {
+			fmt.Fprintf(&b, "    %s : stays on<br/>%s\n", ids[i], label(stays[i]))
 		}
 	}
 	if len(ids) > 0 {
 		fmt.Fprintf(&b, "    [*] --> %s\n", ids[0])
 	}
-	for _, a := range t.arrows() {
-		fmt.Fprintf(&b, "    %s --> %s : %s\n", ids[a.from], ids[a.to], strings.Join(lines(a.events, mermaidText), "<br/>"))
+	for _, a := range moves {
+		fmt.Fprintf(&b, "    %s --> %s : %s\n", ids[a.from], ids[a.to], label(a.events))
 	}
 	return b.String()
 }
@@ -70,43 +73,102 @@ func mermaidText(s string) string {
 }
 
 // DOT returns a directed graph for Graphviz. The colour of an event tells its
-// kind; what an event does without a move is on a dashed loop of the state.
+// kind; below the name of a state stand the events on which it acts and stays.
 func DOT(t Table) string {
 	var b strings.Builder
+	kinds := t.kinds()
+	stays, moves := t.arrows()
+	painted := func(text, kind string) string {
+		return fmt.Sprintf("<FONT COLOR=\"%s\">%s</FONT>", colour(kinds, kind).light, xmlText(text))
+	}
+	label := func(events []EventInfo) string {
+		names := make([]string, len(events))
+		for i, e := range events {
+			names[i] = painted(e.Name, e.Kind)
+		}
+		return strings.Join(names, "<BR/>")
+	}
 	fmt.Fprintf(&b, "digraph %s {\n", dotQuote(t.Name))
-	b.WriteString("\tgraph [rankdir=TB, nodesep=1, ranksep=1, fontname=\"Helvetica\"]\n")
-	b.WriteString("\tnode [shape=box, style=\"rounded,filled\", fillcolor=\"#f3f4f6\", color=\"#4b5563\", fontname=\"Helvetica-Bold\", margin=\"0.25,0.12\"]\n")
+	b.WriteString("\tgraph [rankdir=TB, nodesep=0.6, ranksep=0.8, fontname=\"Helvetica\"]\n")
+	b.WriteString("\tnode [shape=box, style=\"rounded,filled\", fillcolor=\"#f6f7f9\", color=\"#4b5563\", fontname=\"Helvetica\", fontsize=10, margin=\"0.2,0.1\"]\n")
 	b.WriteString("\tedge [color=\"#6b7280\", fontname=\"Helvetica\", fontsize=10]\n")
 	if len(t.States) > 0 {
 		b.WriteString("\t\"\" [shape=point, width=0.12, label=\"\"]\n")
 	}
-	for _, s := range t.States {
-		fmt.Fprintf(&b, "\t%s [label=<%s>]\n", dotQuote(s), xmlText(s))
+	for i, s := range t.States {
+		text := fmt.Sprintf("<FONT POINT-SIZE=\"14\"><B>%s</B></FONT>", xmlText(s))
+		if len(stays[i]) > 0 {
+			text += "<BR/>stays on<BR/>" + label(stays[i])
+		}
+		fmt.Fprintf(&b, "\t%s [label=<%s>]\n", dotQuote(s), text)
 	}
 	if len(t.States) > 0 {
 		fmt.Fprintf(&b, "\t\"\" -> %s\n", dotQuote(t.States[0]))
 	}
-	kinds := t.kinds()
-	for _, a := range t.arrows() {
-		var label []string
-		for _, e := range a.events {
-			label = append(label, fmt.Sprintf("<FONT COLOR=\"%s\">%s</FONT>", colour(kinds, e.Kind).light, xmlText(e.Name)))
-		}
-		style := ""
-		if a.from == a.to {
-			style = ", style=dashed"
-		}
-		fmt.Fprintf(&b, "\t%s -> %s [label=<%s>%s]\n", dotQuote(t.States[a.from]), dotQuote(t.States[a.to]), strings.Join(label, "<BR/>"), style)
+	for _, a := range moves {
+		fmt.Fprintf(&b, "\t%s -> %s [label=<%s>]\n", dotQuote(t.States[a.from]), dotQuote(t.States[a.to]), label(a.events))
 	}
 	if len(kinds) > 1 {
-		var entries []string
-		for _, k := range kinds {
-			entries = append(entries, fmt.Sprintf("<FONT COLOR=\"%s\">%s</FONT>", colour(kinds, k).light, xmlText(kindName(k))))
+		legend := make([]string, len(kinds))
+		for i, k := range kinds {
+			legend[i] = painted(kindName(k), k)
 		}
-		fmt.Fprintf(&b, "\tlabel=<%s>\n", strings.Join(entries, " · "))
+		fmt.Fprintf(&b, "\tlabel=<%s>\n", strings.Join(legend, " · "))
 	}
 	b.WriteString("}\n")
 	return b.String()
+}
+
+// PlantUML returns a state diagram for PlantUML. The colour of an event tells its
+// kind; below the name of a state stand the events on which it acts and stays.
+func PlantUML(t Table) string {
+	var b strings.Builder
+	ids, kinds := t.ids(), t.kinds()
+	stays, moves := t.arrows()
+	painted := func(text, kind string) string {
+		return fmt.Sprintf("<color:%s>%s</color>", colour(kinds, kind).light, plantText(text))
+	}
+	label := func(events []EventInfo) string {
+		names := make([]string, len(events))
+		for i, e := range events {
+			names[i] = painted(e.Name, e.Kind)
+		}
+		return strings.Join(names, `\n`)
+	}
+	b.WriteString("@startuml\nhide empty description\nskinparam shadowing false\n")
+	for i, s := range t.States {
+		fmt.Fprintf(&b, "state \"%s\" as %s\n", plantText(s), ids[i])
+		if len(stays[i]) > 0 {
+			fmt.Fprintf(&b, "%s : stays on\\n%s\n", ids[i], label(stays[i]))
+		}
+	}
+	if len(ids) > 0 {
+		fmt.Fprintf(&b, "[*] --> %s\n", ids[0])
+	}
+	for _, a := range moves {
+		fmt.Fprintf(&b, "%s --> %s : %s\n", ids[a.from], ids[a.to], label(a.events))
+	}
+	if len(kinds) > 1 {
+		legend := make([]string, len(kinds))
+		for i, k := range kinds {
+			legend[i] = painted(kindName(k), k)
+		}
+		fmt.Fprintf(&b, "caption %s\n", strings.Join(legend, " · "))
+	}
+	b.WriteString("@enduml\n")
+	return b.String()
+}
+
+// plantText writes everything but letters, digits and spaces as a code point:
+// PlantUML has markup, macros and commands for most other characters.
+func plantText(s string) string {
+	return escape(s, func(b *strings.Builder, r rune) {
+		if r == ' ' || unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(b, "<U+%04X>", r)
+		}
+	})
 }
 
 func dotQuote(s string) string {
@@ -122,10 +184,7 @@ func dotQuote(s string) string {
 // glance, then each state with its reasons, then the facts.
 func Matrix(t Table) string {
 	var b strings.Builder
-	cells := make(map[[2]string]Cell, len(t.Cells))
-	for _, c := range t.Cells {
-		cells[[2]string{c.From, c.Event}] = c
-	}
+	cells := t.cells()
 	fmt.Fprintf(&b, "# %s: states and events\n\n", markdownText(t.Name))
 	b.WriteString("**→ State** moves there; *stays* acts in place; – ignores the event; ✗ refuses it: it cannot happen there.\n\n")
 	b.WriteString("| event | cause |")
@@ -136,14 +195,14 @@ func Matrix(t Table) string {
 	for _, e := range t.Events {
 		fmt.Fprintf(&b, "| %s | %s |", markdownText(e.Name), markdownText(e.Kind))
 		for _, s := range t.States {
-			fmt.Fprintf(&b, " %s |", outcome(cells[[2]string{s, e.Name}]))
+			fmt.Fprintf(&b, " %s |", outcome(cells[at{s, e.Name}]))
 		}
 		b.WriteByte('\n')
 	}
 	for _, s := range t.States {
 		fmt.Fprintf(&b, "\n## %s\n\n| event | outcome | why |\n| --- | --- | --- |\n", markdownText(s))
 		for _, e := range t.Events {
-			c := cells[[2]string{s, e.Name}]
+			c := cells[at{s, e.Name}]
 			fmt.Fprintf(&b, "| %s | %s | %s |\n", markdownText(e.Name), outcome(c), markdownText(c.Reason))
 		}
 	}
@@ -191,8 +250,9 @@ func markdownText(s string) string {
 	})
 }
 
-// lineWidth is where the events on an arrow go on in a new line, in letters.
-const lineWidth = 32
+// lineWidth is where events go on in a new line, in letters; Mermaid would break
+// longer lines by itself, and badly.
+const lineWidth = 22
 
 // lines lays the names of events out in lines of readable width.
 func lines(events []EventInfo, text func(string) string) []string {

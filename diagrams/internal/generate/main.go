@@ -34,5 +34,6 @@ func generated() (map[string][]byte, error) {
 		"chatconn.mmd":  []byte(diagrams.Mermaid(t)),
 		"chatconn.dot":  []byte(diagrams.DOT(t)),
 		"chatconn.md":   []byte(diagrams.Matrix(t)),
+		"chatconn.puml": []byte(diagrams.PlantUML(t)),
 	}, nil
 }
