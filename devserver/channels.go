@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -216,4 +217,247 @@ func (s *Server) stateLocked(ch *channel, limit int) object {
 		"channel": s.channelLocked(ch), "members": members, "read": read, "watcher_count": len(ch.watchers),
 		"messages": append([]json.RawMessage{}, messages...),
 	}
+}
+
+func (s *Server) queryChannel(c *call) (int, object, *APIError) {
+	var in struct {
+		Data struct {
+			Members []json.RawMessage `json:"members"`
+		} `json:"data"`
+		Watch    bool `json:"watch"`
+		Messages struct {
+			Limit int `json:"limit"`
+		} `json:"messages"`
+	}
+	var custom struct {
+		Data map[string]json.RawMessage `json:"data"`
+	}
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	c.bind(&custom)
+	members, refusal := memberIDs(in.Data.Members)
+	if refusal != nil {
+		return 0, nil, refusal
+	}
+	for _, key := range []string{"members", "id", "type", "cid", "created_by", "created_at", "updated_at"} {
+		delete(custom.Data, key)
+	}
+	kind, id := c.PathValue("type"), c.PathValue("id")
+	if !validID(kind) || !validID(id) {
+		return 0, nil, refuse(4, "the channel's type or id is not valid")
+	}
+	limit := 25
+	if in.Messages.Limit > 0 {
+		limit = min(in.Messages.Limit, pageLimit)
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	status := http.StatusOK
+	ch := s.channels[kind+":"+id]
+	if ch == nil {
+		if refusal := s.mayLocked(c.who, createChannel, kind, nil); refusal != nil {
+			return 0, nil, refusal
+		}
+		status = http.StatusCreated
+		ch = s.createLocked(kind, id, c.who.userID, custom.Data)
+		if len(members) == 0 {
+			members = []string{c.who.userID}
+		}
+		for _, id := range members {
+			s.joinLocked(ch, id)
+		}
+	} else if refusal := s.mayLocked(c.who, readChannel, kind, ch); refusal != nil {
+		return 0, nil, refusal
+	}
+	if in.Watch {
+		so := s.socketLocked(c.who.userID, c.URL.Query().Get("connection_id"))
+		if so == nil {
+			return 0, nil, refuse(4, "watch or presence requires an active websocket connection, please make sure to include your websocket connection_id")
+		}
+		ch.watchers[so] = struct{}{}
+	}
+	return status, s.stateLocked(ch, limit), nil
+}
+
+// memberIDs reads members in both forms that clients send: "id" and {"user_id":"id"}.
+func memberIDs(members []json.RawMessage) ([]string, *APIError) {
+	var ids []string
+	for _, raw := range members {
+		var id string
+		var member struct {
+			UserID string `json:"user_id"`
+		}
+		if json.Unmarshal(raw, &id) != nil {
+			if json.Unmarshal(raw, &member) != nil {
+				return nil, refuse(4, "a member is neither an id nor an object")
+			}
+			id = member.UserID
+		}
+		if !validID(id) {
+			return nil, refuse(4, "a member's id is missing or not valid")
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// socketLocked finds an open socket of a user by its connection id.
+func (s *Server) socketLocked(userID, connectionID string) *socket {
+	for so := range s.online[userID] {
+		if so.id == connectionID {
+			return so
+		}
+	}
+	return nil
+}
+
+func (s *Server) sendMessage(c *call) (int, object, *APIError) {
+	var in struct {
+		Message map[string]json.RawMessage `json:"message"`
+	}
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	var id, body, author string
+	json.Unmarshal(in.Message["id"], &id) // one that is no string counts as absent
+	json.Unmarshal(in.Message["text"], &body)
+	json.Unmarshal(in.Message["user_id"], &author)
+	switch {
+	case in.Message == nil:
+		return 0, nil, refuse(4, "message is missing")
+	case len(body) > textLimit:
+		return 0, nil, APIError{Code: 20, Message: "the message's text is too long"}.completed()
+	case id == "":
+		id = newConnectionID()
+	case !validID(id):
+		return 0, nil, refuse(4, "the message's id is not valid")
+	}
+	if !c.who.server {
+		author = c.who.userID
+	}
+	if author == "" {
+		return 0, nil, refuse(4, "the message has no user")
+	}
+
+	var message json.RawMessage
+	refusal := s.inChannel(c, createMessage, func(ch *channel) (slow []*socket) {
+		message, slow = s.postLocked(ch, author, id, in.Message)
+		return slow
+	})
+	return http.StatusCreated, object{"message": message}, refusal
+}
+
+// inChannel does something under the lock in the channel that the path names,
+// if the sender may.
+func (s *Server) inChannel(c *call, do action, then func(*channel) (slow []*socket)) *APIError {
+	cid := c.PathValue("type") + ":" + c.PathValue("id")
+	s.mu.Lock()
+	ch := s.channels[cid]
+	if ch == nil {
+		s.mu.Unlock()
+		return refuse(16, "Can't find channel with id "+cid)
+	}
+	if refusal := s.mayLocked(c.who, do, ch.kind, ch); refusal != nil {
+		s.mu.Unlock()
+		return refusal
+	}
+	slow := then(ch)
+	s.mu.Unlock()
+	s.drop(slow)
+	return nil
+}
+
+// markRead resets the sender's unread count and tells the channel.
+func (s *Server) markRead(c *call) (int, object, *APIError) {
+	var event object
+	refusal := s.inChannel(c, markRead, func(ch *channel) []*socket {
+		now := s.stampLocked()
+		if m := ch.members[c.who.userID]; m != nil {
+			m.unread, m.lastRead = 0, now
+		}
+		event = object{"type": "message.read", "user": s.publicLocked(s.userLocked(c.who.userID))}
+		return s.tellLocked(ch, now, event)
+	})
+	return http.StatusCreated, object{"event": event}, refusal
+}
+
+// updateChannel adds and removes members.
+func (s *Server) updateChannel(c *call) (int, object, *APIError) {
+	var in struct {
+		Add    []json.RawMessage `json:"add_members"`
+		Remove []string          `json:"remove_members"`
+	}
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	add, refusal := memberIDs(in.Add)
+	if refusal != nil {
+		return 0, nil, refusal
+	}
+	var state object
+	refusal = s.inChannel(c, updateMembers, func(ch *channel) []*socket {
+		for _, id := range add {
+			s.joinLocked(ch, id)
+		}
+		for _, id := range in.Remove {
+			ch.leave(id)
+		}
+		state = s.stateLocked(ch, 0)
+		return nil
+	})
+	if refusal != nil {
+		return 0, nil, refusal
+	}
+	return http.StatusCreated, object{"channel": state["channel"], "members": state["members"]}, nil
+}
+
+const (
+	syncChannels = 255
+	syncEvents   = 2_000
+	syncAge      = 30 * 24 * time.Hour
+)
+
+// sync returns what was missed in some channels since a time, in order (P4).
+func (s *Server) sync(c *call) (int, object, *APIError) {
+	var in struct {
+		CIDs  []string  `json:"channel_cids"`
+		Since time.Time `json:"last_sync_at"`
+	}
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	switch {
+	case len(in.CIDs) == 0 || len(in.CIDs) > syncChannels:
+		return 0, nil, refuse(4, "channel_cids must hold 1 to 255 cids")
+	case in.Since.IsZero() || time.Since(in.Since) > syncAge:
+		return 0, nil, refuse(4, "last_sync_at is missing or older than 30 days")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var missed []pastEvent
+	inaccessible := []string{}
+	slices.Sort(in.CIDs)
+	for _, cid := range slices.Compact(in.CIDs) {
+		ch := s.channels[cid]
+		if ch == nil || s.mayLocked(c.who, readChannel, ch.kind, ch) != nil {
+			inaccessible = append(inaccessible, cid)
+			continue
+		}
+		for _, e := range ch.events {
+			if e.at.After(in.Since) {
+				missed = append(missed, e)
+			}
+		}
+	}
+	if len(missed) > syncEvents {
+		return 0, nil, refuse(4, "too many events to sync; query the channels instead")
+	}
+	slices.SortFunc(missed, func(a, b pastEvent) int { return a.at.Compare(b.at) })
+	events := []json.RawMessage{}
+	for _, e := range missed {
+		events = append(events, e.data)
+	}
+	return http.StatusOK, object{"events": events, "inaccessible_cids": inaccessible}, nil
 }

@@ -75,6 +75,7 @@ func parseLogin(param string) (login, *APIError) {
 		return login{}, refuse(4, "the json parameter is missing or not an object")
 	}
 	if len(l.Details) > maxDetails {
+		l.Details = nil // too much for the record, too
 		return l, refuse(4, "user_details is larger than 5 KB")
 	}
 	if len(l.Details) > 0 && json.Unmarshal(l.Details, &l.details) != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 )
@@ -56,10 +57,10 @@ type journal struct {
 
 func (j *journal) add(e Entry) {
 	e.At = time.Now()
-	e.Path, e.Client, e.Text = redact(e.Path), redact(e.Client), redact(e.Text)
-	if tokenShape.Match(e.Details) {
-		e.Details = tokenShape.ReplaceAll(e.Details, redacted)
+	for _, field := range []*string{&e.UserID, &e.ConnectionID, &e.Path, &e.Client, &e.Text} {
+		*field = redact(*field)
 	}
+	e.Details = json.RawMessage(redact(string(e.Details)))
 
 	j.mu.Lock()
 	if len(j.entries) == 2*logLimit {
@@ -88,9 +89,11 @@ func (s *Server) Log() []Entry { return s.journal.list() }
 
 // tokenShape finds tokens wherever a client may have put them: a JWT's header
 // is a JSON object, whose base64 begins with "eyJ".
-var (
-	tokenShape = regexp.MustCompile(`eyJ[A-Za-z0-9_+/=-]*(\.[A-Za-z0-9_+/=-]*){1,2}`)
-	redacted   = []byte("[redacted]")
-)
+var tokenShape = regexp.MustCompile(`eyJ[A-Za-z0-9_+/=-]*(\.[A-Za-z0-9_+/=-]*){1,2}`)
 
-func redact(s string) string { return tokenShape.ReplaceAllString(s, string(redacted)) }
+func redact(s string) string {
+	if !strings.Contains(s, "eyJ") {
+		return s
+	}
+	return tokenShape.ReplaceAllString(s, "[redacted]")
+}

@@ -10,9 +10,10 @@ const (
 	createChannel
 	createMessage
 	updateMembers
+	markRead
 )
 
-var actionNames = [...]string{"ReadChannel", "CreateChannel", "CreateMessage", "UpdateChannelMembers"}
+var actionNames = [...]string{"ReadChannel", "CreateChannel", "CreateMessage", "UpdateChannelMembers", "MarkRead"}
 
 // reach is how far a permission goes.
 type reach int
@@ -27,16 +28,16 @@ const (
 // (D2). A backend's token may do everything.
 var permissions = map[string]struct{ livestream, other [len(actionNames)]reach }{
 	"user": {
-		livestream: [...]reach{readChannel: always, createChannel: always, createMessage: always, updateMembers: ifMember},
-		other:      [...]reach{readChannel: ifMember, createChannel: always, createMessage: ifMember, updateMembers: ifMember},
+		livestream: [...]reach{readChannel: always, createChannel: always, createMessage: always, updateMembers: ifMember, markRead: ifMember},
+		other:      [...]reach{readChannel: ifMember, createChannel: always, createMessage: ifMember, updateMembers: ifMember, markRead: ifMember},
 	},
 	"guest": {
-		livestream: [...]reach{readChannel: always, createChannel: never, createMessage: always, updateMembers: never},
-		other:      [...]reach{readChannel: ifMember, createChannel: never, createMessage: ifMember, updateMembers: never},
+		livestream: [...]reach{readChannel: always, createChannel: never, createMessage: always, updateMembers: never, markRead: ifMember},
+		other:      [...]reach{readChannel: ifMember, createChannel: never, createMessage: ifMember, updateMembers: never, markRead: ifMember},
 	},
 	"anonymous": {
-		livestream: [...]reach{readChannel: always, createChannel: never, createMessage: never, updateMembers: never},
-		other:      [...]reach{readChannel: never, createChannel: never, createMessage: never, updateMembers: never},
+		livestream: [...]reach{readChannel: always, createChannel: never, createMessage: never, updateMembers: never, markRead: never},
+		other:      [...]reach{readChannel: never, createChannel: never, createMessage: never, updateMembers: never, markRead: never},
 	},
 }
 

@@ -3,7 +3,10 @@ package devserver
 import (
 	"encoding/json"
 	"maps"
+	"net/http"
 	"time"
+
+	"github.com/chatconn/chatconn/tokens"
 )
 
 // user is someone whom the server knows.
@@ -77,4 +80,66 @@ func (s *Server) ownLocked(u *user) object {
 		"unread_count": unread, "total_unread_count": unread, "unread_channels": channels, "unread_threads": 0,
 	})
 	return o
+}
+
+// createGuest makes a user for someone without an account: another id than the
+// one asked for, and a token that never expires (T9).
+func (s *Server) createGuest(c *call) (int, object, *APIError) {
+	var in struct {
+		User map[string]json.RawMessage `json:"user"`
+	}
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	var wanted string
+	if json.Unmarshal(in.User["id"], &wanted) != nil || !validID(wanted) {
+		return 0, nil, refuse(4, "user.id is missing or not valid")
+	}
+	id := "guest-" + newConnectionID() + "-" + wanted
+	token, err := tokens.Sign(s.opts.Secret, tokens.Claims{UserID: id})
+	if err != nil {
+		return 0, nil, refuse(4, "user.id is not valid")
+	}
+	s.mu.Lock()
+	u := s.userLocked(id)
+	u.role = "guest"
+	u.update(in.User, u.created)
+	public := s.publicLocked(u)
+	s.mu.Unlock()
+	return http.StatusCreated, object{"user": public, "access_token": token}, nil
+}
+
+// updateUsers sets and unsets fields of users; one of them revokes tokens.
+func (s *Server) updateUsers(c *call) (int, object, *APIError) {
+	var in struct {
+		Users []struct {
+			ID    string                     `json:"id"`
+			Set   map[string]json.RawMessage `json:"set"`
+			Unset []string                   `json:"unset"`
+		} `json:"users"`
+	}
+	if refusal := c.forServers(); refusal != nil {
+		return 0, nil, refusal
+	}
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	updated := object{}
+	for _, change := range in.Users {
+		if !validID(change.ID) {
+			return 0, nil, refuse(4, "a user's id is missing or not valid")
+		}
+		if refusal := s.revokeAsTold(change.ID, change.Set); refusal != nil {
+			return 0, nil, refusal
+		}
+		s.mu.Lock()
+		u := s.userLocked(change.ID)
+		u.update(change.Set, s.stampLocked())
+		for _, field := range change.Unset {
+			delete(u.custom, field)
+		}
+		updated[change.ID] = s.publicLocked(u)
+		s.mu.Unlock()
+	}
+	return http.StatusOK, object{"users": updated}, nil
 }
