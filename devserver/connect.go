@@ -47,7 +47,7 @@ type frame struct {
 	op   int
 	data []byte
 	code int  // of a close frame
-	kind Kind // what to record once it is sent; empty for nothing
+	kind Kind // what to record when it is sent; empty for nothing
 }
 
 func textFrame(data []byte) frame { return frame{op: websocket.TextMessage, data: data} }
@@ -57,7 +57,7 @@ func closing(code int, reason string) frame {
 		_, size := utf8.DecodeLastRuneInString(reason)
 		reason = reason[:len(reason)-size]
 	}
-	return frame{op: websocket.CloseMessage, data: []byte(reason), code: code, kind: Close}
+	return frame{op: websocket.CloseMessage, data: []byte(reason), code: code}
 }
 
 // login is what a client asks for at /connect.
@@ -433,13 +433,13 @@ func (so *socket) write() {
 			so.hangUp(f)
 			return
 		}
+		if f.kind != "" { // before the client can react to it
+			so.s.journal.add(Entry{Kind: f.kind, UserID: so.userID, ConnectionID: so.id})
+		}
 		so.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if err := so.ws.WriteMessage(f.op, f.data); err != nil {
 			so.raw.Close()
 			return
-		}
-		if f.kind != "" {
-			so.s.journal.add(Entry{Kind: f.kind, UserID: so.userID, ConnectionID: so.id})
 		}
 		if so.spent() {
 			so.s.journal.add(Entry{Kind: Fault, UserID: so.userID, ConnectionID: so.id, Text: "drop-after: cut"})
