@@ -117,6 +117,9 @@ func (a Answer) write(w http.ResponseWriter) int {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(a.RetryAfter.Seconds()))))
 	}
 	status := a.Status
+	if status < 200 || status > 599 { // no answer that net/http could send
+		status = 0
+	}
 	if a.Code != 0 && a.Body == "" {
 		e := APIError{Code: a.Code, Message: a.Message, StatusCode: status}.completed()
 		writeJSON(w, e.StatusCode, e)

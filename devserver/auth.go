@@ -1,6 +1,7 @@
 package devserver
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -114,37 +115,28 @@ type identity struct {
 // type and token, each from the header or the query. Specification: D1, T7, T8.
 func (s *Server) authenticate(r *http.Request) (identity, *APIError) {
 	query := r.URL.Query()
-	either := func(name string) (value, source string) {
-		if v := r.Header.Get(name); v != "" {
-			return v, "header"
-		}
-		if v := query.Get(name); v != "" {
-			return v, "query"
-		}
-		return "", ""
-	}
+	either := func(name string) string { return cmp.Or(r.Header.Get(name), query.Get(name)) }
 
 	var id identity
-	id.client, _ = either("X-Stream-Client")
+	id.client = either("X-Stream-Client")
 	if name := ""; json.Unmarshal([]byte(id.client), &name) == nil {
 		id.client = name // some clients quote it
 	}
-	var token string
-	if token, id.auth = either("Authorization"); token == "" {
-		token, id.auth = "", ""
-		if v := query.Get("authorization"); v != "" {
-			token, id.auth = v, "query"
-		}
+	token := r.Header.Get("Authorization")
+	if token != "" {
+		id.auth = "header"
+	} else if token = query.Get("authorization"); token != "" {
+		id.auth = "query"
 	}
 	if token != "" {
 		sum := sha256.Sum256([]byte(token))
 		id.fingerprint = hex.EncodeToString(sum[:4])
 	}
 
-	if key, _ := either("api_key"); key != s.opts.APIKey {
+	if either("api_key") != s.opts.APIKey {
 		return id, refuse(2, "api_key not valid")
 	}
-	switch kind, _ := either("stream-auth-type"); kind {
+	switch either("stream-auth-type") {
 	case "anonymous":
 		id.anonymous, id.userID = true, anonymousID
 		return id, nil

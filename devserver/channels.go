@@ -23,10 +23,10 @@ type channel struct {
 	created, updated time.Time
 	custom           map[string]json.RawMessage
 	members          map[string]*member
-	order            []string             // member ids in the order in which they came
-	watchers         map[*socket]struct{} // get its events without being members
-	messages         []json.RawMessage
-	sent             map[string]json.RawMessage // every message by id, so that repeats are dropped (P1)
+	order            []string                   // member ids in the order in which they came
+	watchers         map[*socket]struct{}       // get its events without being members
+	messages         []string                   // ids, oldest first
+	sent             map[string]json.RawMessage // the messages by id, so that repeats are dropped (P1)
 	events           []pastEvent                // for /sync
 }
 
@@ -154,8 +154,11 @@ func (s *Server) postLocked(ch *channel, userID, id string, fields map[string]js
 	})
 	data := json.RawMessage(encode(message))
 	ch.sent[id] = data
-	ch.messages = append(ch.messages, data)
+	ch.messages = append(ch.messages, id)
 	if len(ch.messages) > historyLimit {
+		for _, old := range ch.messages[:historyLimit/2] {
+			delete(ch.sent, old)
+		}
 		ch.messages = slices.Clone(ch.messages[historyLimit/2:])
 	}
 	for id, m := range ch.members {
@@ -212,10 +215,13 @@ func (s *Server) stateLocked(ch *channel, limit int) object {
 		members = append(members, object{"user_id": id, "user": u, "created_at": stamp(m.joined), "updated_at": stamp(m.joined)})
 		read = append(read, object{"user": u, "last_read": stamp(m.lastRead), "unread_messages": m.unread})
 	}
-	messages := ch.messages[max(0, len(ch.messages)-limit):]
+	messages := []json.RawMessage{}
+	for _, id := range ch.messages[max(0, len(ch.messages)-limit):] {
+		messages = append(messages, ch.sent[id])
+	}
 	return object{
 		"channel": s.channelLocked(ch), "members": members, "read": read, "watcher_count": len(ch.watchers),
-		"messages": append([]json.RawMessage{}, messages...),
+		"messages": messages,
 	}
 }
 
@@ -276,7 +282,10 @@ func (s *Server) queryChannel(c *call) (int, object, *APIError) {
 		if so == nil {
 			return 0, nil, refuse(4, "watch or presence requires an active websocket connection, please make sure to include your websocket connection_id")
 		}
-		ch.watchers[so] = struct{}{}
+		if _, already := ch.watchers[so]; !already {
+			ch.watchers[so] = struct{}{}
+			so.watching = append(so.watching, ch)
+		}
 	}
 	return status, s.stateLocked(ch, limit), nil
 }

@@ -1,6 +1,7 @@
 package devserver
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -36,10 +37,11 @@ type socket struct {
 	gone   chan struct{} // closed when the reader has left
 
 	// Guarded by Server.mu.
-	queue  []frame
-	queued int  // bytes in queue
-	open   bool // logged in, and no close frame went either way
-	left   int  // frames until DropAfter cuts it; 0 is never
+	queue    []frame
+	queued   int        // bytes in queue
+	open     bool       // logged in, and no close frame went either way
+	left     int        // frames until DropAfter cuts it; 0 is never
+	watching []*channel // whose watchers it is among
 }
 
 // frame is something for the writer to send.
@@ -108,11 +110,16 @@ var writeBuffers sync.Pool
 // connect serves GET /connect. A refusal, too, upgrades first: the service
 // tells the reason in a frame and closes with 1000 (protocol 1.5).
 func (s *Server) connect(w http.ResponseWriter, r *http.Request, epoch int) {
-	if s.failUpgrade(w, r) {
-		return
-	}
 	id, refusal := s.authenticate(r)
 	l, bad := parseLogin(r.URL.Query().Get("json"))
+	seen := Entry{Kind: Connect, UserID: cmp.Or(id.userID, l.UserID), Method: r.Method, Path: r.URL.Path, Details: l.Details,
+		Auth: id.auth, Token: id.fingerprint, Client: id.client}
+	if fault, ok := s.failUpgrade(); ok {
+		seen.Kind, seen.Code, seen.Text = Refused, fault.Code, "upgrade"
+		seen.Status = fault.write(w)
+		s.journal.add(seen)
+		return
+	}
 	if refusal == nil && !id.anonymous {
 		if refusal = bad; refusal == nil {
 			refusal = id.allow(l.UserID)
@@ -123,11 +130,6 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, epoch int) {
 	}
 	if fault := s.failHandshake(); fault != nil {
 		refusal = fault
-	}
-	seen := Entry{Kind: Connect, UserID: id.userID, Method: r.Method, Path: r.URL.Path, Details: l.Details,
-		Auth: id.auth, Token: id.fingerprint, Client: id.client}
-	if seen.UserID == "" {
-		seen.UserID = l.UserID
 	}
 	if refusal != nil {
 		seen.Code, seen.Status = refusal.Code, refusal.StatusCode
@@ -338,7 +340,7 @@ func (so *socket) run(admitted bool) {
 	s.mu.Lock()
 	delete(s.sockets, so)
 	s.shutLocked(so)
-	for _, ch := range s.channels {
+	for _, ch := range so.watching {
 		delete(ch.watchers, so)
 	}
 	so.queue = nil

@@ -4,7 +4,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -417,12 +416,16 @@ func TestSlowClientIsDropped(t *testing.T) {
 func TestQueueIsBounded(t *testing.T) {
 	inBubble(t, devserver.Options{}, func(w *world) {
 		w.connect("sleeper")
-		event := json.RawMessage(`"` + strings.Repeat("x", 1<<20) + `"`)
-		for range 70 {
-			w.Emit("sleeper", event)
+		for range 7 {
+			w.Oversize("sleeper", 10<<20)
 		}
+		if w.Connections("sleeper") != 1 {
+			w.Error("the first may be on its way, and 60 MiB wait")
+		}
+		w.Oversize("sleeper", 10<<20)
+		w.Oversize("sleeper", 10<<20)
 		if w.Connections("sleeper") != 0 {
-			w.Error("70 MiB are waiting")
+			w.Error("more than 64 MiB are waiting")
 		}
 	})
 }

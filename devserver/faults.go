@@ -46,7 +46,7 @@ func (f *failing[T]) take() (T, bool) {
 
 // Answer is an HTTP answer that a fault puts in the place of the true one.
 type Answer struct {
-	Status      int           // 0: the one that goes with Code, or 500
+	Status      int           // 200 to 599; 0: the one that goes with Code, or 500
 	Code        int           // of an API error body; 0: Body is sent as it stands
 	Message     string        // of an API error body; empty: the usual one
 	Body        string        // sent instead of an API error
@@ -104,14 +104,10 @@ func (s *Server) mayAnswer(r *http.Request) bool {
 	return s.pause(r.Context().Done())
 }
 
-func (s *Server) failUpgrade(w http.ResponseWriter, r *http.Request) bool {
+func (s *Server) failUpgrade() (Answer, bool) {
 	s.mu.Lock()
-	answer, ok := s.faults.upgrades.take()
-	s.mu.Unlock()
-	if ok {
-		s.journal.add(Entry{Kind: Refused, Method: r.Method, Path: r.URL.Path, Code: answer.Code, Status: answer.write(w), Text: "upgrade"})
-	}
-	return ok
+	defer s.mu.Unlock()
+	return s.faults.upgrades.take()
 }
 
 func (s *Server) failHandshake() *APIError {
@@ -298,12 +294,12 @@ func (s *Server) Garbage(userID string, data []byte, binary bool) int {
 	return s.broadcast(userID, f)
 }
 
-// Oversize sends a well-formed event of n bytes, or of the few that the smallest
-// takes, on every open socket of a user, of everyone for the empty id. It
+// Oversize sends a well-formed event of n bytes, at least the few that the
+// smallest takes and at most 256 MiB, on every open socket of a user, of everyone for the empty id. It
 // returns how many those were.
 func (s *Server) Oversize(userID string, n int) int {
 	const head, tail = `{"type":"oversize","padding":"`, `"}`
-	data := head + strings.Repeat("x", max(0, n-len(head)-len(tail))) + tail
+	data := head + strings.Repeat("x", max(0, min(n, 256<<20)-len(head)-len(tail))) + tail
 	s.order("oversize", "user=%q bytes=%d", userID, n)
 	return s.broadcast(userID, textFrame([]byte(data)))
 }

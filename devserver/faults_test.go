@@ -276,6 +276,7 @@ func TestD3_FailUpgrades(t *testing.T) {
 			"a captive portal": {devserver.Answer{Status: 503, Body: "<html>pay</html>", ContentType: "text/html"}, 503, "", "text/html", "pay"},
 			"a rate limit":     {devserver.Answer{Code: 9, RetryAfter: 1500 * time.Millisecond}, 429, "2", "application/json", `"code":9`},
 			"an error of ours": {devserver.Answer{Status: 403, Code: 99, Message: "gone"}, 403, "", "application/json", "gone"},
+			"no status at all": {devserver.Answer{Status: 7}, 500, "", "text/plain", ""},
 			"nothing said":     {devserver.Answer{}, 500, "", "text/plain", ""},
 		} {
 			w.FailUpgrades(1, c.answer)

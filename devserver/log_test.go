@@ -107,7 +107,7 @@ func TestRecordIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	const n = 230_000
+	const n = 200_500
 	for i := range n {
 		s.DropAfter(-i)
 	}
