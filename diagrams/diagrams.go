@@ -117,19 +117,19 @@ func Check(t Table) error {
 			return fmt.Errorf("diagrams: %w", err)
 		}
 	}
-	cells := make(map[at]bool, len(t.Cells))
+	cells := make(map[Place]bool, len(t.Cells))
 	for _, c := range t.Cells {
 		if err := checkCell(t, events, c); err != nil {
 			return fmt.Errorf("diagrams: cell %q × %q: %w", c.From, c.Event, err)
 		}
-		if cells[at{c.From, c.Event}] {
+		if cells[Place{c.From, c.Event}] {
 			return fmt.Errorf("diagrams: cell %q × %q: it stands twice", c.From, c.Event)
 		}
-		cells[at{c.From, c.Event}] = true
+		cells[Place{c.From, c.Event}] = true
 	}
 	for _, s := range t.States {
 		for _, e := range events {
-			if !cells[at{s, e}] {
+			if !cells[Place{s, e}] {
 				return fmt.Errorf("diagrams: cell %q × %q: nobody declared it", s, e)
 			}
 		}
@@ -224,7 +224,7 @@ func (t Table) arrows() (stays [][]EventInfo, moves []arrow) {
 	for from, s := range t.States {
 		to := make([][]EventInfo, len(t.States))
 		for _, e := range t.Events {
-			switch c := cells[at{s, e.Name}]; c.Verdict {
+			switch c := cells[Place{s, e.Name}]; c.Verdict {
 			case Stay:
 				stays[from] = append(stays[from], e)
 			case Move:
@@ -242,13 +242,10 @@ func (t Table) arrows() (stays [][]EventInfo, moves []arrow) {
 	return stays, moves
 }
 
-// at is the place of a cell.
-type at struct{ state, event string }
-
-func (t Table) cells() map[at]Cell {
-	cells := make(map[at]Cell, len(t.Cells))
+func (t Table) cells() map[Place]Cell {
+	cells := make(map[Place]Cell, len(t.Cells))
 	for _, c := range t.Cells {
-		cells[at{c.From, c.Event}] = c
+		cells[Place{c.From, c.Event}] = c
 	}
 	return cells
 }

@@ -55,6 +55,7 @@ var formats = []struct {
 	{"dot", func(_ *testing.T, m Table) string { return DOT(m) }},
 	{"md", func(_ *testing.T, m Table) string { return Matrix(m) }},
 	{"puml", func(_ *testing.T, m Table) string { return PlantUML(m) }},
+	{"svg", func(_ *testing.T, m Table) string { return SVG(m, Options{}) }},
 }
 
 // G1: a machine of another program is drawn in every format.
@@ -262,6 +263,22 @@ func FuzzEscaping(f *testing.F) {
 				if !plantLine.MatchString(line) {
 					t.Errorf("no line of a state diagram: %q", line)
 				}
+			}
+		})
+		t.Run("svg", func(t *testing.T) {
+			sameLines(t, SVG(m, Options{}), SVG(tame, Options{}))
+			all, _ := parse(t, SVG(m, Options{}))
+			want, _ := parse(t, SVG(tame, Options{}))
+			if len(all) != len(want) {
+				t.Fatalf("%d elements, want %d", len(all), len(want))
+			}
+			for i, e := range all {
+				if e.name != want[i].name || len(e.attr) != len(want[i].attr) || e.attr["class"] != want[i].attr["class"] {
+					t.Errorf("%+v, want %+v", e, want[i])
+				}
+			}
+			for _, c := range collisions(t, SVG(m, Options{})) {
+				t.Error(c)
 			}
 		})
 		t.Run("md", func(t *testing.T) {

@@ -195,14 +195,14 @@ func Matrix(t Table) string {
 	for _, e := range t.Events {
 		fmt.Fprintf(&b, "| %s | %s |", markdownText(e.Name), markdownText(e.Kind))
 		for _, s := range t.States {
-			fmt.Fprintf(&b, " %s |", outcome(cells[at{s, e.Name}]))
+			fmt.Fprintf(&b, " %s |", outcome(cells[Place{s, e.Name}]))
 		}
 		b.WriteByte('\n')
 	}
 	for _, s := range t.States {
 		fmt.Fprintf(&b, "\n## %s\n\n| event | outcome | why |\n| --- | --- | --- |\n", markdownText(s))
 		for _, e := range t.Events {
-			c := cells[at{s, e.Name}]
+			c := cells[Place{s, e.Name}]
 			fmt.Fprintf(&b, "| %s | %s | %s |\n", markdownText(e.Name), outcome(c), markdownText(c.Reason))
 		}
 	}
@@ -294,6 +294,11 @@ func escape(s string, put func(*strings.Builder, rune)) string {
 		put(&b, r)
 	}
 	return b.String()
+}
+
+// visible is a name as it is shown.
+func visible(s string) string {
+	return escape(s, func(b *strings.Builder, r rune) { b.WriteRune(r) })
 }
 
 // xmlText escapes a name for XML, in elements and attributes.

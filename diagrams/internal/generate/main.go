@@ -35,5 +35,6 @@ func generated() (map[string][]byte, error) {
 		"chatconn.dot":  []byte(diagrams.DOT(t)),
 		"chatconn.md":   []byte(diagrams.Matrix(t)),
 		"chatconn.puml": []byte(diagrams.PlantUML(t)),
+		"chatconn.svg":  []byte(diagrams.SVG(t, diagrams.Options{})),
 	}, nil
 }
