@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// CacheOptions says how a [Cache] treats its user's source. The zero value of
-// each field but UserID switches it off.
+// CacheOptions says how a [Cache] treats its user's source. The zero value of a
+// field switches off what it is about.
 type CacheOptions struct {
 	// UserID is the user: a token of anyone else is ErrUserMismatch. Empty: the
 	// token itself tells who they are, as a guest's does. Specification: C3.

@@ -141,6 +141,7 @@ func TestT2_EndedContext(t *testing.T) {
 	if _, err := c.Load(ended); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
+	wantRunning(t, c, false)
 	b.wantCalls(0)
 	want := load(t, c)
 	if got, err := c.Load(ended); err != nil || !got.Equal(want) {
@@ -299,6 +300,60 @@ func TestT3_Deadline(t *testing.T) {
 	})
 }
 
+// T3: a source that returns because its time is over has timed out, whoever
+// noticed first. On the real clock, where the two race.
+func TestT3_SourceReturnsAtItsDeadline(t *testing.T) {
+	source := tokens.Func(func(ctx context.Context) (string, error) {
+		for ctx.Err() == nil {
+			runtime.Gosched()
+		}
+		return "", ctx.Err()
+	})
+	for range 300 {
+		c := tokens.NewCache(source, tokens.CacheOptions{UserID: "john", Timeout: 100 * time.Microsecond})
+		loadErr(t, c, tokens.ErrTimeout)
+		<-c.Done()
+	}
+}
+
+// T3, T4: when the answer, the timeout and the end of the caller's context fall
+// on one instant, any may win, and what it leaves is consistent.
+func TestT3_AllAtOneInstant(t *testing.T) {
+	outcomes := map[string]int{}
+	for round := range 300 {
+		synctest.Test(t, func(t *testing.T) {
+			c, b := setup(t, deaf(t, 30*time.Second))
+			if round%3 == 0 {
+				b.serve = func(ctx context.Context, _ int) (string, error) {
+					<-ctx.Done()
+					return "", ctx.Err()
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			if round%3 == 1 {
+				ctx, cancel = context.WithTimeout(t.Context(), 30*time.Second)
+			}
+			defer cancel()
+
+			token, err := c.Load(ctx)
+			cached, ok := c.Cached()
+			switch {
+			case err == nil && cached.Equal(token):
+				outcomes["token"]++
+			case errors.Is(err, tokens.ErrTimeout) && !ok:
+				outcomes["timeout"]++
+			case round%3 == 1 && errors.Is(err, context.DeadlineExceeded):
+				outcomes["context"]++
+			default:
+				t.Errorf("round %d: zero %v, cached %v, %v", round, token.IsZero(), ok, err)
+			}
+			synctest.Wait()
+			wantRunning(t, c, false)
+		})
+	}
+	t.Logf("outcomes: %v", outcomes)
+}
+
 // T4: everyone who waits shares one call, its failures too.
 func TestT4_OneLoadForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -454,6 +509,35 @@ func TestT4_DropBeforeTheCall(t *testing.T) {
 	})
 }
 
+// T4: a load that ends before its call has begun does not ask.
+func TestT4_NoCallForAnEndedLoad(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the call's goroutine has to wait its turn
+	c, b := setup(t, func(ctx context.Context, call int) (string, error) {
+		if ctx.Err() != nil {
+			t.Error("the source was asked for a load that had ended")
+		}
+		return mint(t, "john", int64(call)), nil
+	})
+	if _, err := c.Load(&dropping{Context: t.Context(), cache: c}); err != nil {
+		t.Fatal(err)
+	}
+	if calls := b.calls.Load(); calls > 2 {
+		t.Errorf("%d calls", calls)
+	}
+}
+
+// dropping drops the token once a load waits, which is when it looks at Done.
+type dropping struct {
+	context.Context
+	cache *tokens.Cache
+	once  sync.Once
+}
+
+func (d *dropping) Done() <-chan struct{} {
+	d.once.Do(d.cache.Drop)
+	return d.Context.Done()
+}
+
 // T5: the refused token returned again is a failed load, each time; a different
 // one ends that.
 func TestT5_SameTokenAgain(t *testing.T) {
@@ -497,6 +581,7 @@ func TestT5_Refuse(t *testing.T) {
 	answer := ""
 	fill := func(c *tokens.Cache, token tokens.Token) {
 		answer = token.Reveal()
+		c.Drop()
 		load(t, c)
 	}
 	for _, c := range []struct {
@@ -510,9 +595,10 @@ func TestT5_Refuse(t *testing.T) {
 		{"cached", func(c *tokens.Cache) { fill(c, one); c.Refuse(one) }, false, []tokens.Token{one}, []tokens.Token{two}},
 		{"twice", func(c *tokens.Cache) { fill(c, one); c.Refuse(one); c.Refuse(one) }, false, []tokens.Token{one}, []tokens.Token{two}},
 		{"dropped before the news", func(c *tokens.Cache) { fill(c, one); c.Drop(); c.Refuse(one) }, false, []tokens.Token{one}, []tokens.Token{two}},
-		{"replaced before the news", func(c *tokens.Cache) { fill(c, two); c.Refuse(one) }, true, nil, nil},
+		{"replaced before the news", func(c *tokens.Cache) { fill(c, two); c.Refuse(one) }, true, nil, []tokens.Token{one, two}},
 		{"late news about an older one", func(c *tokens.Cache) { fill(c, two); c.Refuse(two); c.Refuse(one) }, false, []tokens.Token{two}, []tokens.Token{one}},
-		{"no token", func(c *tokens.Cache) { fill(c, one); c.Refuse(tokens.Token{}) }, true, nil, nil},
+		{"no token", func(c *tokens.Cache) { fill(c, one); c.Refuse(tokens.Token{}) }, true, nil, []tokens.Token{one, two}},
+		{"no token of none", func(c *tokens.Cache) { c.Refuse(tokens.Token{}); c.Refuse(one) }, false, []tokens.Token{one}, []tokens.Token{two}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cache, _ := setup(t, func(context.Context, int) (string, error) { return answer, nil })
@@ -578,6 +664,16 @@ func TestC3_OnlyFitTokensAreCached(t *testing.T) {
 			}
 		})
 	}
+}
+
+// C3: without an expected user, as for a guest, the token tells who it is; it
+// has to be a token all the same.
+func TestC3_NoExpectedUser(t *testing.T) {
+	c := tokens.NewCache(tokens.Static(mint(t, "guest-1-john", 1)), tokens.CacheOptions{})
+	if got := load(t, c).UserID(); got != "guest-1-john" {
+		t.Errorf("user %q", got)
+	}
+	loadErr(t, tokens.NewCache(tokens.Static("a.b.c"), tokens.CacheOptions{}), tokens.ErrInvalid)
 }
 
 // C9: no second call before an abandoned one has returned; the load waits for

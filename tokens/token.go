@@ -186,11 +186,8 @@ func decodePayload(segment string) (map[string]json.RawMessage, error) {
 	claims := make(map[string]json.RawMessage)
 	for dec.More() {
 		name, err := dec.Token()
-		if err != nil {
-			return nil, noObject
-		}
 		key, ok := name.(string)
-		if !ok {
+		if err != nil || !ok {
 			return nil, noObject
 		}
 		if _, twice := claims[key]; twice {
