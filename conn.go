@@ -241,22 +241,13 @@ func (c *Conn) leave(ctx context.Context, verb fsm.Event) error {
 	if !c.post(&note{call: k}) {
 		return ErrClosed
 	}
+	began := time.Now()
 	r := <-k.answer // the owner never blocks
 	if r.err != nil {
 		return r.err
 	}
-	limit := time.NewTimer(c.cfg.CloseTimeout)
-	defer limit.Stop()
-	for _, done := range r.ending {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-limit.C: // the program's own dialer ignores its context
-			return nil
-		}
-	}
-	return nil
+	c.closeIdle()
+	return c.awaitEnd(ctx, began, r.ending)
 }
 
 // Close ends the Conn for good: it disconnects, closes the channels of Watch and

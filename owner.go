@@ -1,15 +1,11 @@
 package chatconn
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
-	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/chatconn/chatconn/fsm"
@@ -24,7 +20,7 @@ type owner struct {
 	pos     fsm.Position
 	login   *login
 	under   [numKinds]*work // the work under way, one of a kind at most
-	ending  []<-chan struct{}
+	ending  []ending
 	old     []*login // users gone whose source still runs
 	token   tokens.Token
 	session *session // of the open socket; nil: none
@@ -81,62 +77,7 @@ type call struct {
 type result struct {
 	session *session
 	err     error
-	ending  []<-chan struct{}
-}
-
-// kind is a kind of work.
-type kind uint8
-
-const (
-	waiting kind = iota
-	loading
-	dialing
-	serving
-
-	numKinds
-)
-
-// work is something under way outside the owner. Its answer counts only while it
-// is the one under way of its kind: the answer of an abandoned one is late, and
-// late news changes nothing. Specification: M5.
-type work struct {
-	kind   kind
-	timer  *time.Timer        // of a wait
-	cancel context.CancelFunc // of a load or a dial
-	socket *transport.Socket  // of a socket
-	token  tokens.Token       // with which a socket was opened
-	user   *User              // as whom a dial connects
-	sent   json.RawMessage    // the user's details that a dial sends; nil: only the id
-	done   chan struct{}      // closed when nothing of it is left
-}
-
-// stop abandons the work. It never blocks.
-func (w *work) stop() {
-	if w.timer != nil {
-		w.timer.Stop()
-	}
-	if w.cancel != nil {
-		w.cancel()
-	}
-	if w.socket != nil {
-		w.socket.HangUp()
-	}
-}
-
-// login is one user's stay, from ConnectUser to Disconnect. The owner writes it;
-// others may read source, static, anonymous, cache and inside.
-type login struct {
-	wanted    string // the id that the program gave; a guest's own is another
-	user      *User  // immutable
-	source    tokens.Source
-	static    bool
-	anonymous bool // needs no token
-	cache     *tokens.Cache
-	details   json.RawMessage
-	sent      json.RawMessage   // the details that the server has; nil: none
-	after     []<-chan struct{} // earlier calls of the same source must have returned
-	met       bool              // was connected once
-	inside    atomic.Uint64     // the goroutine in which the source runs; 0: it does not
+	ending  []ending
 }
 
 // post puts a note into the inbox. It never blocks; false means that the Conn is
@@ -274,57 +215,6 @@ func (c *Conn) takeCall(n *note) {
 	}
 	c.callers = append(c.callers, k)
 	c.step(&note{event: k.verb})
-}
-
-// enrol sets the user of a call, or gives the one who is set a new source.
-func (c *Conn) enrol(k *call) {
-	l := &login{
-		wanted: k.user.ID, user: &k.user, details: k.details, source: k.source,
-		static: tokens.IsStatic(k.source),
-	}
-	expect := k.user.ID
-	switch k.source.(type) {
-	case anonymous:
-		l.static, l.anonymous = true, true
-	case *guest:
-		l.static, expect = true, "" // the exchange tells who they are
-	}
-	if c.login != nil {
-		// Details that the server has already are not sent again: they may have
-		// been changed elsewhere meanwhile. Specification: C4.
-		l.met, l.sent = c.login.met, c.login.sent
-		c.retire()
-	}
-	for _, o := range c.old {
-		if tokens.SameSource(o.source, l.source) {
-			l.after = append(l.after, o.cache.Done())
-		}
-	}
-	l.cache = tokens.NewCache(tokens.Func(func(ctx context.Context) (string, error) {
-		return c.ask(ctx, l)
-	}), tokens.CacheOptions{UserID: expect, Timeout: c.cfg.TokenTimeout, Early: max(0, c.cfg.RefreshEarly)})
-	c.login = l
-	c.pace.reset()
-}
-
-// is reports whether a call is for this user.
-func (l *login) is(k *call) bool {
-	if _, asGuest := k.source.(*guest); asGuest {
-		_, isGuest := l.source.(*guest)
-		return isGuest && l.wanted == k.user.ID
-	}
-	return l.user.ID == k.user.ID
-}
-
-// retire lets go of a user. A call of their source that still runs is
-// remembered, so that the same source is not called twice at once.
-func (c *Conn) retire() {
-	c.old = slices.DeleteFunc(c.old, func(o *login) bool { return !o.cache.Running() })
-	if c.login.cache.Running() {
-		c.old = append(c.old, c.login)
-	}
-	c.login.cache.Drop()
-	c.login, c.token = nil, tokens.Token{}
 }
 
 // takeLeave takes back a caller who does not want to wait any more.
@@ -500,281 +390,10 @@ func (c *Conn) begin(w *work) *work {
 	}
 	c.under[w.kind] = w
 	if w.done != nil {
-		c.ending = slices.DeleteFunc(c.ending, isClosed)
-		c.ending = append(c.ending, w.done)
+		c.ending = slices.DeleteFunc(c.ending, ending.isOver)
+		c.ending = append(c.ending, ending{w.done, w.kind == serving})
 	}
 	return w
-}
-
-func isClosed(done <-chan struct{}) bool {
-	select {
-	case <-done:
-		return true
-	default:
-		return false
-	}
-}
-
-func (c *Conn) forget() {
-	if c.login == nil {
-		return
-	}
-	c.retire()
-	c.hub.purge()
-}
-
-// retry begins an attempt with its wait.
-func (c *Conn) retry(n *note) {
-	if n.from != fsm.Connecting && n.from != fsm.Refreshing {
-		c.attempt = 0
-	}
-	if n.from == fsm.Offline || n.from == fsm.Paused {
-		c.pace.relax()
-	}
-	delay, spent := c.pace.next(n, time.Now())
-	if spent {
-		w := c.begin(&work{kind: waiting})
-		c.post(&note{event: fsm.RetriesSpent, work: w, cause: fmt.Errorf("%w: %w", ErrRetriesSpent, n.cause)})
-		return
-	}
-	c.attempt++
-	c.delay(delay)
-}
-
-// delay lets the wait of an attempt run. One of no length is a note, not a timer.
-func (c *Conn) delay(d time.Duration) {
-	w := c.begin(&work{kind: waiting})
-	due := &note{event: fsm.RetryDue, work: w}
-	c.retryAt = time.Time{}
-	if d <= 0 {
-		c.post(due)
-		return
-	}
-	c.retryAt = time.Now().Add(d)
-	w.timer = time.AfterFunc(d, func() { c.post(due) })
-}
-
-// load gets a token: the cached one, else from the source.
-func (c *Conn) load() {
-	c.pace.began = time.Now()
-	c.retryAt = time.Time{}
-	l := c.login
-	if t, ok := l.cache.Cached(); ok || l.anonymous {
-		c.post(&note{event: fsm.TokenLoaded, work: c.begin(&work{kind: loading}), token: t})
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	w := c.begin(&work{kind: loading, cancel: cancel, done: make(chan struct{})})
-	go func() {
-		defer close(w.done)
-		defer cancel()
-		t, err := c.fetch(ctx, l)
-		c.post(&note{event: fsm.TokenLoaded, work: w, token: t, err: err})
-	}()
-}
-
-// identify takes over the user whom the guest exchange has brought.
-func (c *Conn) identify() {
-	g, ok := c.login.source.(*guest)
-	if !ok {
-		return
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	c.login.user, c.login.details = g.user, g.details
-}
-
-// fetch loads a token from the source of the user, and fences development tokens.
-func (c *Conn) fetch(ctx context.Context, l *login) (tokens.Token, error) {
-	if len(l.after) > 0 {
-		if err := awaitAll(ctx, l.after, c.cfg.TokenTimeout); err != nil {
-			return tokens.Token{}, err
-		}
-	}
-	t, err := l.cache.Load(ctx)
-	if err == nil && t.IsDev() && !c.cfg.AllowDevTokens && !isLoopback(c.base.Hostname()) {
-		l.cache.Drop()
-		return tokens.Token{}, fmt.Errorf("%w: a development token goes to loopback hosts only; use AllowDevTokens", ErrInsecure)
-	}
-	return t, err
-}
-
-func awaitAll(ctx context.Context, all []<-chan struct{}, limit time.Duration) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, ErrTokenTimeout)
-	defer cancel()
-	for _, done := range all {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return fmt.Errorf("%w: an earlier call of the source has not returned", context.Cause(ctx))
-		}
-	}
-	return nil
-}
-
-// ask calls the program's source, and marks the call so that one of ours from
-// inside it is recognised.
-func (c *Conn) ask(ctx context.Context, l *login) (string, error) {
-	c.count.loads.Add(1)
-	l.inside.Store(goroutineID())
-	defer l.inside.Store(0)
-	return l.source.Token(context.WithValue(ctx, insideKey{c}, l))
-}
-
-// insideKey finds, in the context of a source, the user for whom a Conn asks.
-type insideKey struct{ conn *Conn }
-
-// insideSource returns the user inside whose token source the caller runs: by
-// the context that the source was given, or by the goroutine in which it runs.
-func (c *Conn) insideSource(ctx context.Context) *login {
-	if l, ok := ctx.Value(insideKey{c}).(*login); ok && l.inside.Load() != 0 {
-		return l
-	}
-	if l := c.view.Load().login; l != nil {
-		if id := l.inside.Load(); id != 0 && id == goroutineID() {
-			return l
-		}
-	}
-	return nil
-}
-
-// wouldWait reports whether a call from inside the source of l would wait for
-// the result of that source.
-func (l *login) wouldWait(k *call, v *view) bool {
-	if k.source != nil && tokens.SameSource(k.source, l.source) {
-		return true
-	}
-	if l != v.login || k.replace || v.state == fsm.Connected {
-		return false
-	}
-	return k.verb == fsm.ReconnectSocket || k.user.ID == v.user.ID
-}
-
-// goroutineID returns the number that the runtime prints for this goroutine.
-// There is no other way to recognise a caller who was given no context.
-func goroutineID() uint64 {
-	var buf [64]byte
-	fields := bytes.Fields(buf[:runtime.Stack(buf[:], false)])
-	if len(fields) < 2 {
-		return 0
-	}
-	id, _ := strconv.ParseUint(string(fields[1]), 10, 64)
-	return id
-}
-
-// dial opens a socket, once the close frame of the one before is out.
-func (c *Conn) dial() {
-	c.count.attempts.Add(1)
-	l := c.login
-	ctx, cancel := context.WithCancel(context.Background())
-	w := c.begin(&work{kind: dialing, cancel: cancel, done: make(chan struct{}), token: c.token, user: l.user})
-	if !bytes.Equal(l.sent, l.details) {
-		w.sent = l.details
-	}
-	hung := c.hung
-	go func() {
-		defer close(w.done)
-		defer cancel()
-		used := make(chan bool, 1)
-		n := &note{event: fsm.Opened, work: w, used: used}
-		n.err = guard(func() error {
-			if err := c.turn(ctx, hung); err != nil {
-				return err
-			}
-			return c.open(ctx, w, l.anonymous, n)
-		})
-		if kept := c.post(n) && <-used; !kept && n.socket != nil {
-			n.socket.HangUp()
-			<-n.socket.Gone()
-		}
-	}()
-}
-
-// turn waits until the dial may begin.
-func (c *Conn) turn(ctx context.Context, hung <-chan struct{}) error {
-	if hung != nil {
-		select {
-		case <-hung:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	if c.cfg.DialLimit != nil {
-		if err := c.cfg.DialLimit(ctx); err != nil {
-			return fmt.Errorf("chatconn: DialLimit: %w", err)
-		}
-	}
-	return nil
-}
-
-// open makes one attempt within its deadline. A dialer of the program that
-// ignores its context is left behind.
-func (c *Conn) open(ctx context.Context, w *work, anonymous bool, n *note) error {
-	const grace = 100 * time.Millisecond // for an attempt that obeys, to say what it was doing
-	left := time.AfterFunc(c.cfg.AttemptTimeout+grace, func() { c.post(&note{work: w, err: errSilent}) })
-	defer left.Stop()
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
-	defer cancel()
-	login := transport.Login{UserID: w.user.ID, Details: w.sent, AuthType: "jwt", Token: w.token.Reveal()}
-	if anonymous {
-		login.AuthType = "anonymous"
-	}
-	socket, err := c.dialer.Dial(ctx, login)
-	if err != nil {
-		return err
-	}
-	n.socket = socket
-	n.session = &session{id: socket.ConnectionID(), me: socket.Me(), given: w.user}
-	return nil
-}
-
-// listen reads the socket that a dial has opened.
-func (c *Conn) listen(n *note) {
-	l := c.login
-	if l.met {
-		c.count.reconnects.Add(1)
-	}
-	l.met = true
-	if n.work.sent != nil {
-		l.sent = n.work.sent
-	}
-	c.session = n.session
-	c.pace.opened = time.Now()
-	w := c.begin(&work{kind: serving, socket: n.socket, token: n.work.token, done: make(chan struct{})})
-	c.hung = n.socket.Hung()
-	c.hub.listen(w)
-	go func() {
-		defer close(w.done)
-		err := w.socket.Serve(func(f transport.Frame) {
-			if c.hub.event(w, f) {
-				c.count.lateDrops.Add(1)
-			}
-		})
-		var failure *transport.Error
-		if !errors.As(err, &failure) || failure.Kind != transport.HungUp { // that was us
-			c.post(&note{work: w, err: err})
-		}
-		w.socket.HangUp()
-		<-w.socket.Gone()
-	}()
-}
-
-// guard turns a panic of the program's code into an error.
-func guard(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = &PanicError{fmt.Sprintf("%T", p)}
-		}
-	}()
-	return f()
-}
-
-// PanicError reports a panic in the program's own code: a dialer, a limit, a
-// logger. Its value is left out, since it may hold a secret.
-type PanicError struct{ Type string }
-
-func (e *PanicError) Error() string {
-	return "chatconn: a panic of type " + e.Type + " in the program's code"
 }
 
 // finish ends the Conn after its last step.
@@ -782,23 +401,12 @@ func (c *Conn) finish() {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
-	ending := c.ending
+	left := c.ending
 	go func() {
-		deadline := time.Now().Add(c.cfg.CloseTimeout)
-		c.hub.close(deadline)
-		limit := time.NewTimer(time.Until(deadline))
-		defer limit.Stop()
-		for _, done := range append(ending, c.side.dry()) {
-			select {
-			case <-done:
-				continue
-			case <-limit.C: // only the program's own code can be that late
-			}
-			break
-		}
-		if t := c.requests.Load(); t != nil {
-			t.CloseIdleConnections()
-		}
+		began := time.Now()
+		c.hub.close(began.Add(c.cfg.CloseTimeout))
+		_ = c.awaitEnd(context.Background(), began, append(left, ending{done: c.side.dry()}))
+		c.closeIdle()
 		close(c.closedDown)
 	}()
 }

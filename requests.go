@@ -59,6 +59,7 @@ func (c *Conn) roundTripper() *roundTripper {
 type roundTripper struct {
 	conn *Conn
 	base http.RoundTripper
+	own  bool   // base is ours, not the program's
 	key  string // api_key=…, escaped
 }
 
@@ -80,15 +81,23 @@ func newRoundTripper(c *Conn) *roundTripper {
 			own.TLSClientConfig = c.cfg.TLS.Clone()
 			own.TLSClientConfig.MinVersion = max(own.TLSClientConfig.MinVersion, tls.VersionTLS12)
 		}
-		t.base = own
+		t.base, t.own = own, true
 	}
 	return t
 }
 
-// CloseIdleConnections lets http.Client and Close reach the transport.
+// CloseIdleConnections lets http.Client reach the transport.
 func (t *roundTripper) CloseIdleConnections() {
-	if own, ok := t.base.(interface{ CloseIdleConnections() }); ok {
-		own.CloseIdleConnections()
+	if base, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+		base.CloseIdleConnections()
+	}
+}
+
+// closeIdle leaves no connection of an API request behind, unless it is one of
+// the program's own transport, which others may use. Specification: C7.
+func (c *Conn) closeIdle() {
+	if t := c.requests.Load(); t != nil && t.own {
+		t.CloseIdleConnections()
 	}
 }
 

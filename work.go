@@ -1,0 +1,259 @@
+package chatconn
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/chatconn/chatconn/fsm"
+	"github.com/chatconn/chatconn/tokens"
+	"github.com/chatconn/chatconn/transport"
+)
+
+// kind is a kind of work.
+type kind uint8
+
+const (
+	waiting kind = iota
+	loading
+	dialing
+	serving
+
+	numKinds
+)
+
+// work is something under way outside the owner. Its answer counts only while it
+// is the one under way of its kind: the answer of an abandoned one is late, and
+// late news changes nothing. Specification: M5.
+type work struct {
+	kind   kind
+	timer  *time.Timer        // of a wait
+	cancel context.CancelFunc // of a load or a dial
+	socket *transport.Socket  // of a socket
+	token  tokens.Token       // with which a socket was opened
+	user   *User              // as whom a dial connects
+	sent   json.RawMessage    // the user's details that a dial sends; nil: only the id
+	done   chan struct{}      // closed when nothing of it is left
+}
+
+// stop abandons the work. It never blocks.
+func (w *work) stop() {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	if w.cancel != nil {
+		w.cancel()
+	}
+	if w.socket != nil {
+		w.socket.HangUp()
+	}
+}
+
+// ending is the end of a piece of work.
+type ending struct {
+	done   <-chan struct{}
+	socket bool // else the program's own code may hold it up
+}
+
+func (e ending) isOver() bool {
+	select {
+	case <-e.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitEnd waits until nothing is left of what was abandoned, or until the
+// context ends. Code of the program that ignores its context is left behind after
+// CloseTimeout; a socket ends by itself at that time, so it gets a moment more.
+func (c *Conn) awaitEnd(ctx context.Context, began time.Time, all []ending) error {
+	const moment = 100 * time.Millisecond
+	for _, e := range all {
+		if e.isOver() {
+			continue
+		}
+		limit := c.cfg.CloseTimeout - time.Since(began)
+		if e.socket {
+			limit += moment
+		}
+		timer := time.NewTimer(limit)
+		select {
+		case <-e.done:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+		timer.Stop()
+	}
+	return nil
+}
+
+// retry begins an attempt with its wait.
+func (c *Conn) retry(n *note) {
+	if n.from != fsm.Connecting && n.from != fsm.Refreshing {
+		c.attempt = 0
+	}
+	if n.from == fsm.Offline || n.from == fsm.Paused {
+		c.pace.relax()
+	}
+	delay, spent := c.pace.next(n, time.Now())
+	if spent {
+		w := c.begin(&work{kind: waiting})
+		c.post(&note{event: fsm.RetriesSpent, work: w, cause: fmt.Errorf("%w: %w", ErrRetriesSpent, n.cause)})
+		return
+	}
+	c.attempt++
+	c.delay(delay)
+}
+
+// delay lets the wait of an attempt run. One of no length is a note, not a timer.
+func (c *Conn) delay(d time.Duration) {
+	w := c.begin(&work{kind: waiting})
+	due := &note{event: fsm.RetryDue, work: w}
+	c.retryAt = time.Time{}
+	if d <= 0 {
+		c.post(due)
+		return
+	}
+	c.retryAt = time.Now().Add(d)
+	w.timer = time.AfterFunc(d, func() { c.post(due) })
+}
+
+// load gets a token: the cached one, else from the source.
+func (c *Conn) load() {
+	c.pace.began = time.Now()
+	c.retryAt = time.Time{}
+	l := c.login
+	if t, ok := l.cache.Cached(); ok || l.anonymous {
+		c.post(&note{event: fsm.TokenLoaded, work: c.begin(&work{kind: loading}), token: t})
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w := c.begin(&work{kind: loading, cancel: cancel, done: make(chan struct{})})
+	go func() {
+		defer close(w.done)
+		defer cancel()
+		t, err := c.fetch(ctx, l)
+		c.post(&note{event: fsm.TokenLoaded, work: w, token: t, err: err})
+	}()
+}
+
+// dial opens a socket, once the close frame of the one before is out.
+func (c *Conn) dial() {
+	c.count.attempts.Add(1)
+	l := c.login
+	ctx, cancel := context.WithCancel(context.Background())
+	w := c.begin(&work{kind: dialing, cancel: cancel, done: make(chan struct{}), token: c.token, user: l.user})
+	if !bytes.Equal(l.sent, l.details) {
+		w.sent = l.details
+	}
+	hung := c.hung
+	go func() {
+		defer close(w.done)
+		defer cancel()
+		used := make(chan bool, 1)
+		n := &note{event: fsm.Opened, work: w, used: used}
+		n.err = guard(func() error {
+			if err := c.turn(ctx, hung); err != nil {
+				return err
+			}
+			return c.open(ctx, w, l.anonymous, n)
+		})
+		if kept := c.post(n) && <-used; !kept && n.socket != nil {
+			n.socket.HangUp()
+			<-n.socket.Gone()
+		}
+	}()
+}
+
+// turn waits until the dial may begin.
+func (c *Conn) turn(ctx context.Context, hung <-chan struct{}) error {
+	if hung != nil {
+		select {
+		case <-hung:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if c.cfg.DialLimit != nil {
+		if err := c.cfg.DialLimit(ctx); err != nil {
+			return fmt.Errorf("chatconn: DialLimit: %w", err)
+		}
+	}
+	return nil
+}
+
+// open makes one attempt within its deadline. A dialer of the program that
+// ignores its context is left behind.
+func (c *Conn) open(ctx context.Context, w *work, anonymous bool, n *note) error {
+	const grace = 100 * time.Millisecond // for an attempt that obeys, to say what it was doing
+	left := time.AfterFunc(c.cfg.AttemptTimeout+grace, func() { c.post(&note{work: w, err: errSilent}) })
+	defer left.Stop()
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
+	defer cancel()
+	login := transport.Login{UserID: w.user.ID, Details: w.sent, AuthType: "jwt", Token: w.token.Reveal()}
+	if anonymous {
+		login.AuthType = "anonymous"
+	}
+	socket, err := c.dialer.Dial(ctx, login)
+	if err != nil {
+		return err
+	}
+	n.socket = socket
+	n.session = &session{id: socket.ConnectionID(), me: socket.Me(), given: w.user}
+	return nil
+}
+
+// listen reads the socket that a dial has opened.
+func (c *Conn) listen(n *note) {
+	l := c.login
+	if l.met {
+		c.count.reconnects.Add(1)
+	}
+	l.met = true
+	if n.work.sent != nil {
+		l.sent = n.work.sent
+	}
+	c.session = n.session
+	c.pace.opened = time.Now()
+	w := c.begin(&work{kind: serving, socket: n.socket, token: n.work.token, done: make(chan struct{})})
+	c.hung = n.socket.Hung()
+	c.hub.listen(w)
+	go func() {
+		defer close(w.done)
+		err := w.socket.Serve(func(f transport.Frame) {
+			if c.hub.event(w, f) {
+				c.count.lateDrops.Add(1)
+			}
+		})
+		var failure *transport.Error
+		if !errors.As(err, &failure) || failure.Kind != transport.HungUp { // that was us
+			c.post(&note{work: w, err: err})
+		}
+		w.socket.HangUp()
+		<-w.socket.Gone()
+	}()
+}
+
+// guard turns a panic of the program's code into an error.
+func guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &PanicError{fmt.Sprintf("%T", p)}
+		}
+	}()
+	return f()
+}
+
+// PanicError reports a panic in the program's own code: a dialer, a limit, a
+// logger. Its value is left out, since it may hold a secret.
+type PanicError struct{ Type string }
+
+func (e *PanicError) Error() string {
+	return "chatconn: a panic of type " + e.Type + " in the program's code"
+}
