@@ -252,11 +252,12 @@ func TestT10_Anonymous(t *testing.T) {
 		for _, id := range []string{"!anon", "b2c6-random", "__anonymous__x"} {
 			q := w.query(id, "")
 			q.Set("stream-auth-type", "anonymous")
+			q.Set("json", `{"user_id":"`+id+`","user_details":{"id":"`+id+`","name":"somebody"}}`)
 			c, _, err := w.dial(q, nil)
 			if err != nil {
 				w.Fatal(err)
 			}
-			if me := c.read()["me"].(map[string]any); me["id"] != "!anon" || me["role"] != "anonymous" {
+			if me := c.read()["me"].(map[string]any); me["id"] != "!anon" || me["role"] != "anonymous" || me["name"] != nil {
 				w.Errorf("%s: %v", id, me)
 			}
 		}
@@ -426,6 +427,10 @@ func TestQueueIsBounded(t *testing.T) {
 		w.Oversize("sleeper", 10<<20)
 		if w.Connections("sleeper") != 0 {
 			w.Error("more than 64 MiB are waiting")
+		}
+		synctest.Wait()
+		if len(w.seen(devserver.Gone)) != 1 {
+			w.Error("it is not cut at once")
 		}
 	})
 }

@@ -3,7 +3,6 @@ package devserver
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -93,7 +92,6 @@ func (s *Server) mayAnswer(r *http.Request) bool {
 	s.mu.Unlock()
 	if mute != nil {
 		s.journal.add(Entry{Kind: Refused, Method: r.Method, Path: r.URL.Path, Text: "left without an answer"})
-		io.Copy(io.Discard, r.Body) // net/http notices that a client left only behind the body
 		select {
 		case <-mute:
 		case <-s.done:

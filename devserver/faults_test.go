@@ -506,6 +506,7 @@ func TestD3_StopAndRestart(t *testing.T) {
 
 func TestD3_Heal(t *testing.T) {
 	inBubble(t, devserver.Options{}, func(w *world) {
+		open, _ := w.connect("alice")
 		w.Silence(true)
 		w.SilenceHTTP(true)
 		w.StopHealth(true)
@@ -519,6 +520,10 @@ func TestD3_Heal(t *testing.T) {
 		w.FailRequests(-1, devserver.Answer{})
 		w.Heal()
 		began := time.Now()
+		for range 3 {
+			w.Emit("alice", m{"type": "event"})
+			open.read()
+		}
 		c, _ := w.connect("alice")
 		c.ws.WriteMessage(websocket.TextMessage, nil)
 		c.read()
