@@ -295,13 +295,16 @@ func (so *socket) send(frames ...frame) {
 // for the empty id.
 func (s *Server) onlineLocked(userID string) []*socket {
 	var all []*socket
-	for so := range s.sockets {
-		if so.open && userID == "" {
+	if userID != "" {
+		for so := range s.online[userID] {
 			all = append(all, so)
 		}
+		return all
 	}
-	for so := range s.online[userID] {
-		all = append(all, so)
+	for _, sockets := range s.online {
+		for so := range sockets {
+			all = append(all, so)
+		}
 	}
 	return all
 }
