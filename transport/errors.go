@@ -58,7 +58,7 @@ type Error struct {
 	Status     int           // HTTP status of a refused upgrade, else 0
 	RetryAfter time.Duration // Retry-After of a refused upgrade, 0 if it had none that is valid
 	CloseCode  int           // code of the close frame; 1005 if it had none, 1006 without a frame; 0 if Kind is not Closed
-	Body       string        // the beginning, at most 512 bytes, of an answer or a frame that is not an API error; printable
+	Body       string        // the beginning, at most 512 bytes, of an answer or a frame that is no API error, or a close frame's reason; printable
 	Err        error         // the cause, for errors.Is and errors.As; nil if the fields above say it all
 }
 

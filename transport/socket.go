@@ -13,6 +13,7 @@ package transport
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -33,25 +34,25 @@ type Socket struct {
 	seen    atomic.Int64 // moment of the last received frame
 	probing atomic.Bool  // a Probe waits for a frame
 	quiet   atomic.Bool  // HangUp was called
-	taken   atomic.Bool  // somebody reads: Serve or, without it, the tick that hangs up
+	taken   atomic.Bool  // somebody reads: Serve or, without it, the writer that hangs up
 
 	hung, gone chan struct{}
 
-	// One timer does all that is not reading: its function, tick, sends what is due
-	// and judges how long is too long.
+	// All that is not reading is done by one timer, whose function judges what has
+	// taken too long, and by one writer, which lives while there is something to send.
 	mu    sync.Mutex // never held over I/O
 	timer *time.Timer
-	work  int    // the timer, if it is set, and the functions under way
+	work  int    // the timer, if it is set, its function and the writer
 	err   *Error // why the socket ended; nil while it is open
 	phase string
 
 	checkAt, probeBy, drainBy, hangBy time.Duration // moments; never if none is set
 
-	// What is due to be sent. The tick that finds nobody writing sends all of it.
-	writing, checkDue, pongDue bool
-	pong                       string
-	writeErr                   error // the first failed write; nothing is written after it
-	hungUp                     bool  // hung is closed
+	writing           bool // the writer lives
+	checkDue, pongDue bool // what it is to send, besides the close frame once hangBy is set
+	pong              string
+	writeErr          error // the first failed write; no check or pong is sent after it
+	hungUp            bool  // hung is closed
 }
 
 const never = time.Duration(math.MaxInt64)
@@ -120,7 +121,8 @@ func (s *Socket) Probe() {
 	if s.o.HealthCheckInterval > 0 {
 		s.checkAt = now + s.o.HealthCheckInterval
 	}
-	s.arm(0)
+	s.armNext()
+	s.send()
 }
 
 // HangUp says goodbye: it sends a close frame, reads on until the peer's comes and
@@ -134,7 +136,8 @@ func (s *Socket) HangUp() {
 	}
 	s.quiet.Store(true)
 	s.hangBy = s.now() + s.o.CloseTimeout
-	s.arm(0)
+	s.armNext()
+	s.send()
 }
 
 func (s *Socket) now() time.Duration { return time.Since(s.began) }
@@ -148,7 +151,7 @@ func (s *Socket) alive() {
 }
 
 // control takes a ping or a pong. It runs on the reading goroutine and leaves the
-// answer to the timer: a stuck writer must not stall reading. Of pings that come
+// answer to a writer: a stuck writer must not stall reading. Of pings that come
 // faster than they can be answered the last is answered, as RFC 6455 allows.
 func (s *Socket) control(ping bool, data string) {
 	s.alive()
@@ -159,7 +162,7 @@ func (s *Socket) control(ping bool, data string) {
 	defer s.mu.Unlock()
 	if s.err == nil {
 		s.pong, s.pongDue = data, true
-		s.arm(0)
+		s.send()
 	}
 }
 
@@ -265,6 +268,8 @@ func (s *Socket) fault(err error) *Error {
 		e.Kind = HungUp
 	case s.writeErr != nil && (code == 0 || code == abnormal):
 		e.Kind, e.Err = Network, s.writeErr
+	case code == abnormal:
+		e.Kind, e.CloseCode, e.Err = Closed, code, io.ErrUnexpectedEOF
 	case code != 0:
 		e.Kind, e.CloseCode, e.Body = Closed, code, excerpt([]byte(reason), s.redact)
 	case err == errOversize:
@@ -324,15 +329,19 @@ func (s *Socket) arm(d time.Duration) {
 }
 
 // armNext sets the timer to the next moment at which something is due, if any is.
+// It and overdue look at the same moments: one that only armNext knew would make
+// the timer spin.
 func (s *Socket) armNext() {
-	next := min(s.drainBy, s.hangBy)
-	if next == never {
-		next = s.checkAt
+	var next time.Duration
+	switch {
+	case s.hangBy != never:
+		next = s.hangBy
+	case s.drainBy != never:
+		next = s.drainBy
+	default:
+		next = min(s.checkAt, s.silentAt())
 		if s.probing.Load() {
 			next = min(next, s.probeBy)
-		}
-		if s.o.HealthTimeout > 0 && s.phase == "open" {
-			next = min(next, time.Duration(s.seen.Load())+s.o.HealthTimeout)
 		}
 	}
 	if next != never {
@@ -340,7 +349,15 @@ func (s *Socket) armNext() {
 	}
 }
 
-// tick is the timer's function. Several may be under way: all but one only look.
+// silentAt returns when the socket ends if no frame comes.
+func (s *Socket) silentAt() time.Duration {
+	if s.o.HealthTimeout <= 0 || s.phase != "open" {
+		return never
+	}
+	return time.Duration(s.seen.Load()) + s.o.HealthTimeout
+}
+
+// tick is the timer's function.
 func (s *Socket) tick() {
 	defer s.leave()
 	s.mu.Lock()
@@ -356,37 +373,50 @@ func (s *Socket) tick() {
 	}
 	if now := s.now(); now >= s.checkAt {
 		s.checkDue, s.checkAt = true, now+s.o.HealthCheckInterval
+		s.send()
 	}
 	s.armNext()
-	if !s.writing {
-		s.writing = true
-		s.write()
-	}
 }
 
 // overdue tells what has taken too long, if anything has. The caller holds the lock.
 func (s *Socket) overdue() *Error {
-	now := s.now()
+	now, e := s.now(), &Error{Phase: s.phase}
 	switch {
-	case now >= s.hangBy:
-		return &Error{Phase: s.phase, Kind: HungUp}
 	case s.hangBy != never:
-		return nil
-	case now >= s.drainBy:
-		return &Error{Phase: s.phase, Kind: Network, Err: s.writeErr}
+		if now < s.hangBy {
+			return nil
+		}
+		e.Kind = HungUp
 	case s.drainBy != never:
-		return nil
+		if now < s.drainBy {
+			return nil
+		}
+		e.Kind, e.Err = Network, s.writeErr
 	case s.probing.Load() && now >= s.probeBy:
-		return &Error{Phase: s.phase, Kind: Unanswered}
-	case s.o.HealthTimeout > 0 && s.phase == "open" && now-time.Duration(s.seen.Load()) >= s.o.HealthTimeout:
-		return &Error{Phase: s.phase, Kind: Silent}
+		e.Kind = Unanswered
+	case now >= s.silentAt():
+		e.Kind = Silent
+	default:
+		return nil
 	}
-	return nil
+	return e
 }
 
-// write sends what is due. The caller holds the lock, which is released for each
-// write, and has set writing, which stays set after a close frame.
+// send has what is due written, by a writer under way or a new one. The caller
+// holds the lock and knows that the socket is open.
+func (s *Socket) send() {
+	if !s.writing {
+		s.writing = true
+		s.work++
+		go s.write()
+	}
+}
+
+// write is the writer.
 func (s *Socket) write() {
+	defer s.leave()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for s.err == nil {
 		deadline := time.Now().Add(s.o.WriteTimeout)
 		var err error
@@ -397,22 +427,19 @@ func (s *Socket) write() {
 			_ = s.link.writeClose(deadline)
 			s.mu.Lock()
 			s.hangs()
+			s.mu.Unlock()
 			if s.taken.CompareAndSwap(false, true) {
-				s.mu.Unlock()
-				s.end(s.read(nil))
-				s.mu.Lock()
+				s.end(s.read(nil)) // nobody else reads on
 			}
-			return
-		case s.writeErr != nil:
-			s.writing = false
-			return
-		case s.pongDue:
+			s.mu.Lock()
+			return // still as the writer: nothing follows a close frame
+		case s.pongDue && s.writeErr == nil:
 			data := s.pong
 			s.pong, s.pongDue = "", false
 			s.mu.Unlock()
 			err = s.link.writePong(data, deadline)
 			s.mu.Lock()
-		case s.checkDue:
+		case s.checkDue && s.writeErr == nil:
 			s.checkDue = false
 			s.mu.Unlock()
 			err = s.link.writeText(s.check(), deadline)
