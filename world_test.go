@@ -108,7 +108,7 @@ func (w *world) close() {
 	}
 }
 
-// source mints tokens of one user. A test may get in its way.
+// source mints tokens of one user, which do not expire. A test may get in its way.
 type source struct {
 	server *devserver.Server
 	user   string
@@ -133,7 +133,7 @@ func (s *source) Token(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	return s.server.Token(s.user, time.Hour), nil
+	return s.server.Token(s.user, 0), nil
 }
 
 // obedient blocks until the source is not wanted any more.
