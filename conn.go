@@ -408,9 +408,10 @@ func checkUser(u User) (json.RawMessage, error) {
 // session is a Session before anybody asks for it. Most are never asked for, and
 // the server's view of a user is large once decoded.
 type session struct {
-	id    string
-	me    json.RawMessage
-	given *User
+	id     string
+	me     json.RawMessage
+	given  *User
+	opened time.Time
 }
 
 // public decodes the server's view of the user; without one, or if it is none,

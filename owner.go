@@ -290,6 +290,9 @@ func (c *Conn) step(n *note) {
 		c.cause, c.lastErr = n.cause, n.cause
 	}
 	n.event, n.from = t.Event, t.From.State
+	if n.from == fsm.Connected && t.To.State != fsm.Connected {
+		c.pace.lost(time.Now())
+	}
 	c.pos = t.To
 	for _, a := range t.Do {
 		c.do(a, n)
@@ -377,9 +380,6 @@ func (c *Conn) abandon(k kind) {
 		return
 	}
 	c.under[k] = nil
-	if k == serving {
-		c.pace.lost(time.Now())
-	}
 	w.stop()
 }
 
@@ -419,12 +419,15 @@ func (c *Conn) publish(t fsm.Transition, n *note) {
 		c.attempt, c.retryAt = 0, time.Time{}
 	case fsm.Connected:
 		c.retryAt = time.Time{}
+		if c.pace.opened.IsZero() {
+			c.pace.opened = time.Now()
+		}
 	}
 	v := &view{
 		state: c.pos.State, login: c.login, session: c.session, token: c.token, lastError: c.lastErr,
 	}
 	if c.session != nil {
-		v.opened = c.pace.opened
+		v.opened = c.session.opened
 	}
 	if c.login != nil {
 		v.user = c.login.user

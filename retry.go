@@ -26,7 +26,7 @@ type pace struct {
 	refusals int                         // refused tokens since the last reset
 	forged   int                         // of these, refused for their signature or form
 	began    time.Time                   // the latest attempt, once its wait was over
-	opened   time.Time                   // the socket that is open or was last
+	opened   time.Time                   // when it became Connected; zero: it is not
 }
 
 // reset begins afresh: a connection was healthy, or the user is a new one.
@@ -42,8 +42,9 @@ func (p *pace) relax() {
 	p.failures = 0
 }
 
-// lost notes that an open socket is gone. A long healthy life starts the
-// backoff afresh; the opening alone does not.
+// lost notes that the connection is not healthy any more: its socket is gone, or
+// its token was refused. A long healthy life starts the backoff afresh; the
+// opening alone does not.
 func (p *pace) lost(now time.Time) {
 	if !p.opened.IsZero() && now.Sub(p.opened) >= p.cfg.RetryReset {
 		p.reset()

@@ -220,7 +220,7 @@ func (c *Conn) listen(n *note) {
 		l.sent = n.work.sent
 	}
 	c.session = n.session
-	c.pace.opened = time.Now()
+	c.session.opened = time.Now()
 	w := c.begin(&work{kind: serving, socket: n.socket, token: n.work.token, done: make(chan struct{})})
 	c.hung = n.socket.Hung()
 	c.hub.listen(w)
