@@ -160,7 +160,7 @@ func init() {
 			w.Print("%s of %s", session.ConnectionID, person(session.User))
 		}),
 		"stats":  {"[FIELD…]", (*World).stats},
-		"seen":   plain((*World).seen),
+		"seen":   {"[clear]", (*World).seen},
 		"server": {"FAULT … (see the package's list of faults)", (*World).fault},
 		"wire": {"latency D | black-hole on|off | reset", func(w *World, args ...string) error {
 			switch arg(args, "") {
@@ -513,8 +513,12 @@ func (w *World) stats(fields ...string) error {
 }
 
 // seen prints what the server saw since the last time, repeated lines once, and
-// how many sockets are open.
-func (w *World) seen() {
+// how many sockets are open; or forgets it.
+func (w *World) seen(args ...string) error {
+	if arg(args, "") == "clear" {
+		w.saw = nil
+		return nil
+	}
 	for i := 0; i < len(w.saw); {
 		n := 1
 		for i+n < len(w.saw) && w.saw[i+n] == w.saw[i] {
@@ -529,6 +533,7 @@ func (w *World) seen() {
 	}
 	w.saw = nil
 	w.Print("%d open now", w.server.Connections(""))
+	return nil
 }
 
 // fault makes the server misbehave.

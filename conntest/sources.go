@@ -14,11 +14,10 @@ import (
 
 // sources are the token sources of a script, by name, and how they behave.
 type sources struct {
-	all     map[string]*source
-	how     map[string]behaviour // by the source's name; "": of every other
-	last    map[string]string    // the token that a source brought last
-	asked   int
-	running int
+	all   map[string]*source
+	how   map[string]behaviour // by the source's name; "": of every other
+	last  map[string]string    // the token that a source brought last
+	asked int
 }
 
 // behaviour is the answer of a source, a number of times.
@@ -31,8 +30,10 @@ type behaviour struct {
 
 // source is a token source that behaves as the script says. It prints every call.
 type source struct {
-	w          *World
-	name, user string
+	w       *World
+	name    string
+	user    string // who connected with it last
+	running bool
 }
 
 // source returns the source of a name: one and the same for every call.
@@ -43,10 +44,11 @@ func (w *World) source(name, user string) *source {
 		w.sources.all = map[string]*source{}
 	}
 	s := w.sources.all[name]
-	if s == nil || s.user != user {
-		s = &source{w, name, user}
+	if s == nil {
+		s = &source{w: w, name: name}
 		w.sources.all[name] = s
 	}
+	s.user = user
 	return s
 }
 
@@ -117,15 +119,15 @@ func (s *source) behaviour() (b behaviour, n int, release <-chan struct{}) {
 // Token answers as the script says.
 func (s *source) Token(ctx context.Context) (string, error) {
 	s.w.mu.Lock()
-	s.w.sources.running++
-	if s.w.sources.running > 1 {
-		s.w.faults = append(s.w.faults, "T4: two calls of sources run at once")
+	if s.running {
+		s.w.faults = append(s.w.faults, "C9, T4: source "+s.name+" is asked while its last call runs")
 	}
+	s.running = true
 	s.w.mu.Unlock()
 	defer func() {
 		s.w.mu.Lock()
 		defer s.w.mu.Unlock()
-		s.w.sources.running--
+		s.running = false
 	}()
 	b, n, release := s.behaviour()
 	s.say("is asked (load %d)", n)
@@ -142,7 +144,13 @@ func (s *source) say(format string, args ...any) {
 	s.w.add(line{rank: asked, text: "source " + s.name + " " + fmt.Sprintf(format, args...)})
 }
 
-func (s *source) fresh() (string, error) { return s.w.token("ok", s.user, 0) }
+func (s *source) fresh() (string, error) { return s.w.token("ok", s.whom(), 0) }
+
+func (s *source) whom() string {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	return s.user
+}
 
 func arg(args []string, otherwise string) string {
 	if len(args) > 0 {
@@ -225,7 +233,7 @@ func init() {
 			if kind != "ok" {
 				s.say("brings a token: %s", kind)
 			}
-			return s.w.token(kind, s.user, ttl)
+			return s.w.token(kind, s.whom(), ttl)
 		}
 	}
 }
@@ -235,10 +243,10 @@ func (s *source) call(ctx context.Context, verb string) string {
 	c := s.w.conn
 	switch verb {
 	case "connect":
-		_, err := c.ConnectUser(ctx, chatconn.User{ID: s.user}, s)
+		_, err := c.ConnectUser(ctx, chatconn.User{ID: s.whom()}, s)
 		return result(err)
 	case "switch":
-		_, err := c.SwitchUser(ctx, chatconn.User{ID: s.user}, s)
+		_, err := c.SwitchUser(ctx, chatconn.User{ID: s.whom()}, s)
 		return result(err)
 	case "reconnect-socket":
 		_, err := c.ReconnectSocket(ctx)

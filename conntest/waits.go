@@ -35,13 +35,14 @@ func (r record) does(action string) bool { return slices.Contains(r.Actions, act
 // promises R1 and R3, not the code that keeps them.
 type waits struct {
 	first, most, reset, interval time.Duration
+	limit                        int // of failures in a row; 0: none
 
 	static     bool          // the user's source has one token only
 	retryAfter time.Duration // what the server asks for at present
 
-	failures int // in a row, of attempts
-	refusals int // of tokens, since a connection was healthy
-	opened   time.Time
+	failures int       // in a row, of attempts
+	refusals int       // of tokens, since a connection was healthy
+	since    time.Time // Connected, now or the last time
 }
 
 func newWaits(cfg chatconn.Config) waits {
@@ -54,6 +55,7 @@ func newWaits(cfg chatconn.Config) waits {
 	return waits{
 		first: or(cfg.RetryFirst, 5*time.Second), most: or(cfg.RetryMax, 25*time.Second),
 		reset: or(cfg.RetryReset, 30*time.Second), interval: or(cfg.MinDialInterval, time.Second),
+		limit: cfg.RetryLimit,
 	}
 }
 
@@ -104,14 +106,13 @@ func (w *waits) next(r record, change *chatconn.Change) string {
 	if r.From == "Offline" && (r.Event == "Connect" || r.Event == "ConnectHeld") {
 		w.failures, w.refusals = 0, 0
 	}
-	if r.does("HangUp") && !w.opened.IsZero() {
-		if r.Time.Sub(w.opened) >= w.reset {
+	switch {
+	case r.From == "Connected" && r.To != "Connected":
+		if r.Time.Sub(w.since) >= w.reset {
 			w.failures, w.refusals = 0, 0 // R3
 		}
-		w.opened = time.Time{}
-	}
-	if r.does("Listen") {
-		w.opened = r.Time
+	case r.From != "Connected" && r.To == "Connected":
+		w.since = r.Time
 	}
 	var wait time.Duration
 	var cause error
@@ -145,7 +146,9 @@ func (w *waits) next(r record, change *chatconn.Change) string {
 			}
 		}
 	}
-	w.failures++
+	if w.failures++; w.limit > 0 && w.failures > w.limit {
+		return "the last"
+	}
 	least, longest := w.band(w.failures)
 	if after := w.asked(cause); after > 0 {
 		least, longest = max(least, after), max(longest, after+w.first)

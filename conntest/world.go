@@ -67,6 +67,7 @@ type line struct {
 	text    string
 	hidden  bool // from the transcript
 	private bool // not to be observed from outside
+	beat    bool // a health check of the client: how many fit beside a random wait is chance
 }
 
 // rank orders the lines of one moment.
@@ -288,7 +289,7 @@ func (w *World) happened(began time.Time) []string {
 		if !l.hidden {
 			transcript = append(transcript, since(&told, l.at)+text)
 		}
-		if !l.private {
+		if !l.private && (!l.beat || l.at.Equal(began)) {
 			w.observed = append(w.observed, "  "+since(&seen, l.at)+text)
 		}
 		if l.rank == served {
@@ -366,7 +367,7 @@ func observe(c chatconn.Change) string {
 func (w *World) journal() []line {
 	entries := w.server.Log()
 	entries, w.logged = entries[w.logged:], len(entries)
-	const last = "~"
+	const last = "~" // behind every number
 	var lines []line
 	for _, e := range entries {
 		l := line{at: e.At, rank: served, hidden: true}
@@ -388,6 +389,7 @@ func (w *World) journal() []line {
 			var frame struct{ Type string }
 			if json.Unmarshal([]byte(e.Text), &frame) == nil && frame.Type != "" {
 				l.text = fmt.Sprintf("%s sends %s", e.ConnectionID, frame.Type)
+				l.beat = frame.Type == "health.check"
 			}
 		case devserver.Close:
 			if e.ConnectionID == "" {
@@ -402,7 +404,7 @@ func (w *World) journal() []line {
 			l.text = e.ConnectionID + " is gone"
 		case devserver.Request:
 			l.text = fmt.Sprintf("%s %s as %s with token:%s %s", e.Method, e.Path, e.UserID, e.Token, codes(e.Code, e.Status))
-			order = last + l.text
+			order = fmt.Sprint(last, e.Method, e.Path, e.Code == 0) // refused first
 		default:
 			l.text = e.ConnectionID + " " + string(e.Kind)
 		}
