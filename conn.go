@@ -237,6 +237,9 @@ func (c *Conn) leave(ctx context.Context, verb fsm.Event) error {
 	if ctx == nil {
 		return errNilContext
 	}
+	if c.insideSource(ctx) != nil {
+		ctx = context.WithoutCancel(ctx) // the call itself is what ends this context
+	}
 	k := &call{verb: verb, answer: make(chan result, 1)}
 	if !c.post(&note{call: k}) {
 		return ErrClosed
