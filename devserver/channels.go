@@ -1,6 +1,7 @@
 package devserver
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -246,7 +247,13 @@ func (s *Server) queryChannel(c *call) (int, object, *APIError) {
 	if refusal != nil {
 		return 0, nil, refusal
 	}
-	for _, key := range []string{"members", "id", "type", "cid", "created_by", "created_at", "updated_at"} {
+	creator := c.who.userID
+	if c.who.server {
+		if creator = named(custom.Data, "created_by"); creator != "" && !validID(creator) {
+			return 0, nil, refuse(4, "created_by is not valid")
+		}
+	}
+	for _, key := range []string{"members", "id", "type", "cid", "created_by", "created_by_id", "created_at", "updated_at"} {
 		delete(custom.Data, key)
 	}
 	kind, id := c.PathValue("type"), c.PathValue("id")
@@ -267,7 +274,7 @@ func (s *Server) queryChannel(c *call) (int, object, *APIError) {
 			return 0, nil, refusal
 		}
 		status = http.StatusCreated
-		ch = s.createLocked(kind, id, c.who.userID, custom.Data)
+		ch = s.createLocked(kind, id, creator, custom.Data)
 		if len(members) == 0 {
 			members = []string{c.who.userID}
 		}
@@ -329,10 +336,9 @@ func (s *Server) sendMessage(c *call) (int, object, *APIError) {
 	if refusal := c.bind(&in); refusal != nil {
 		return 0, nil, refusal
 	}
-	var id, body, author string
+	var id, body string
 	json.Unmarshal(in.Message["id"], &id) // one that is no string counts as absent
 	json.Unmarshal(in.Message["text"], &body)
-	json.Unmarshal(in.Message["user_id"], &author)
 	switch {
 	case in.Message == nil:
 		return 0, nil, refuse(4, "message is missing")
@@ -343,19 +349,42 @@ func (s *Server) sendMessage(c *call) (int, object, *APIError) {
 	case !validID(id):
 		return 0, nil, refuse(4, "the message's id is not valid")
 	}
-	if !c.who.server {
-		author = c.who.userID
-	}
-	if author == "" {
-		return 0, nil, refuse(4, "the message has no user")
+	author, refusal := c.actor(in.Message)
+	if refusal != nil {
+		return 0, nil, refusal
 	}
 
 	var message json.RawMessage
-	refusal := s.inChannel(c, createMessage, func(ch *channel) (slow []*socket) {
+	refusal = s.inChannel(c, createMessage, func(ch *channel) (slow []*socket) {
 		message, slow = s.postLocked(ch, author, id, in.Message)
 		return slow
 	})
 	return http.StatusCreated, object{"message": message}, refusal
+}
+
+// actor returns who does what is asked for: the sender or, if that is a backend,
+// the user whom the fields name.
+func (c *call) actor(fields map[string]json.RawMessage) (string, *APIError) {
+	if !c.who.server {
+		return c.who.userID, nil
+	}
+	userID := named(fields, "user")
+	if !validID(userID) {
+		return "", refuse(4, "the user for whom a backend acts is missing or not valid")
+	}
+	return userID, nil
+}
+
+// named reads a user's id in both forms that backends send: "user_id":"id" and
+// "user":{"id":"id"}. It is empty if there is none.
+func named(fields map[string]json.RawMessage, key string) string {
+	var id string
+	var user struct {
+		ID string `json:"id"`
+	}
+	json.Unmarshal(fields[key+"_id"], &id) // a wrong type counts as absent
+	json.Unmarshal(fields[key], &user)
+	return cmp.Or(id, user.ID)
 }
 
 // inChannel does something under the lock in the channel that the path names,
@@ -378,15 +407,23 @@ func (s *Server) inChannel(c *call, do action, then func(*channel) (slow []*sock
 	return nil
 }
 
-// markRead resets the sender's unread count and tells the channel.
+// markRead resets a user's unread count and tells the channel.
 func (s *Server) markRead(c *call) (int, object, *APIError) {
+	var in map[string]json.RawMessage
+	if refusal := c.bind(&in); refusal != nil {
+		return 0, nil, refusal
+	}
+	reader, refusal := c.actor(in)
+	if refusal != nil {
+		return 0, nil, refusal
+	}
 	var event object
-	refusal := s.inChannel(c, markRead, func(ch *channel) []*socket {
+	refusal = s.inChannel(c, markRead, func(ch *channel) []*socket {
 		now := s.stampLocked()
-		if m := ch.members[c.who.userID]; m != nil {
+		if m := ch.members[reader]; m != nil {
 			m.unread, m.lastRead = 0, now
 		}
-		event = object{"type": "message.read", "user": s.publicLocked(s.userLocked(c.who.userID))}
+		event = object{"type": "message.read", "user": s.publicLocked(s.userLocked(reader))}
 		return s.tellLocked(ch, now, event)
 	})
 	return http.StatusCreated, object{"event": event}, refusal

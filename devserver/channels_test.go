@@ -143,7 +143,7 @@ func TestD2_Permissions(t *testing.T) {
 				if strings.Contains(path, "%s") {
 					at = fmt.Sprintf(path, name)
 				}
-				body := m{"message": m{"text": "x", "user_id": "zoe"}}
+				body := m{"message": m{"text": "x", "user_id": "zoe"}, "user_id": "alice"}
 				status, answer := w.call("POST", "/channels/"+at, token, body)
 				want := strings.Contains(" "+who+" ", " "+name+" ")
 				if want && status/100 != 2 || !want && (status != 403 || answer["code"] != 17.0) {

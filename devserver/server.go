@@ -62,7 +62,8 @@ type Options struct {
 
 	// DisableAuthChecks accepts any token that names the user, dev tokens
 	// included, and a login without one. Nothing about a token is checked then,
-	// neither signature nor time nor revocation.
+	// neither signature nor time nor revocation; but only a signed token makes a
+	// backend.
 	DisableAuthChecks bool
 
 	// AllowRemote permits an address that other machines can reach. The faults
@@ -425,9 +426,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	// A browser's client is served from another origin than this server. Tokens
 	// travel in headers and queries, never in cookies, so any origin may ask.
 	w.Header().Set("Access-Control-Allow-Origin", "*")
+	w.Header().Set("Access-Control-Expose-Headers", "Retry-After")
 	if r.Method == http.MethodOptions {
 		w.Header().Set("Access-Control-Allow-Methods", "*")
-		w.Header().Set("Access-Control-Allow-Headers", "Authorization, Stream-Auth-Type, X-Stream-Client, X-Client-Request-Id, Content-Type")
+		w.Header().Set("Access-Control-Allow-Headers", r.Header.Get("Access-Control-Request-Headers")) // "*" would leave out Authorization
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}

@@ -12,6 +12,7 @@ import (
 // user is someone whom the server knows.
 type user struct {
 	id, role         string
+	wish             string                     // of a guest: the id that was asked for
 	custom           map[string]json.RawMessage // name, image and whatever else the client sent
 	created, updated time.Time
 	active           time.Time // last login or logout
@@ -36,6 +37,17 @@ func (s *Server) userLocked(id string) *user {
 		s.users[id] = u
 	}
 	return u
+}
+
+// wishOf returns the id that was asked for when a guest was made; empty for
+// everyone else.
+func (s *Server) wishOf(userID string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u := s.users[userID]; u != nil {
+		return u.wish
+	}
+	return ""
 }
 
 // update overwrites the fields that a client sent; others stay, so that a login
@@ -102,7 +114,7 @@ func (s *Server) createGuest(c *call) (int, object, *APIError) {
 	}
 	s.mu.Lock()
 	u := s.userLocked(id)
-	u.role = "guest"
+	u.role, u.wish = "guest", wanted
 	u.update(in.User, u.created)
 	public := s.publicLocked(u)
 	s.mu.Unlock()
