@@ -42,6 +42,9 @@ func inWorld(t *testing.T, configure func(*chatconn.Config), test func(w *world)
 		}
 		w.conn = w.newConn()
 		defer func() {
+			if t.Failed() {
+				w.conn.Close() // what is left would hide the failure
+			}
 			server.Close()
 			if bugs := w.conn.Stats().Bugs; bugs != 0 {
 				t.Errorf("%d events that the table refuses", bugs)
