@@ -1,8 +1,9 @@
 package transport
 
 import (
-	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -112,8 +113,16 @@ func members(b []byte, visit func(key, value []byte)) bool {
 }
 
 // skip returns the end of the value that begins at b[i], or -1 if there is none.
-// It keeps no stack of calls: a message cannot make the goroutine's stack grow.
 func skip(b []byte, i int) int {
+	if i < len(b) && (b[i] == '{' || b[i] == '[') {
+		return skipContainer(b, i)
+	}
+	return skipScalar(b, i)
+}
+
+// skipContainer keeps no stack of calls: a message cannot make the goroutine's
+// stack grow.
+func skipContainer(b []byte, i int) int {
 	var (
 		objects [maxDepth / 64]uint64 // a bit for each open container: whether it is an object
 		depth   int                   // how many are open, besides the message itself
@@ -121,50 +130,34 @@ func skip(b []byte, i int) int {
 	)
 	for {
 		// A value begins at b[i].
-		if i == len(b) {
-			return -1
-		}
-		switch c := b[i]; c {
-		case '"':
-			i = skipString(b, i)
-		case '{', '[':
+		if i < len(b) && (b[i] == '{' || b[i] == '[') {
 			if depth == maxDepth-1 {
 				return -1
 			}
-			if inside = c == '{'; inside {
+			end := b[i] + 2 // '}' is '{'+2, ']' is '['+2
+			if inside = end == '}'; inside {
 				objects[depth/64] |= 1 << (depth % 64)
 			} else {
 				objects[depth/64] &^= 1 << (depth % 64)
 			}
 			depth++
-			i = space(b, i+1)
-			if i < len(b) && b[i] == c+2 { // empty: '}' is '{'+2, ']' is '['+2
-				break
-			}
-			if inside {
-				i = skipKey(b, i)
-			}
-			if i < 0 {
+			if i = space(b, i+1); i == len(b) {
 				return -1
 			}
-			continue
-		case 't':
-			i = skipWord(b, i, "true")
-		case 'f':
-			i = skipWord(b, i, "false")
-		case 'n':
-			i = skipWord(b, i, "null")
-		default:
-			i = skipNumber(b, i)
-		}
-		if i < 0 {
+			if b[i] != end {
+				if inside {
+					i = skipKey(b, i)
+				}
+				if i < 0 {
+					return -1
+				}
+				continue
+			}
+		} else if i = skipScalar(b, i); i < 0 {
 			return -1
 		}
-		// A value has ended before b[i], or an empty container ends at it.
+		// A value has ended before b[i], or an empty container ends there.
 		for {
-			if depth == 0 {
-				return i
-			}
 			if i = space(b, i); i == len(b) {
 				return -1
 			}
@@ -181,10 +174,29 @@ func skip(b []byte, i int) int {
 				return -1
 			}
 			i++
-			depth--
-			inside = depth > 0 && objects[(depth-1)/64]>>((depth-1)%64)&1 == 1
+			if depth--; depth == 0 {
+				return i
+			}
+			inside = objects[(depth-1)/64]>>((depth-1)%64)&1 == 1
 		}
 	}
+}
+
+func skipScalar(b []byte, i int) int {
+	if i == len(b) {
+		return -1
+	}
+	switch b[i] {
+	case '"':
+		return skipString(b, i)
+	case 't':
+		return skipWord(b, i, "true")
+	case 'f':
+		return skipWord(b, i, "false")
+	case 'n':
+		return skipWord(b, i, "null")
+	}
+	return skipNumber(b, i)
 }
 
 // skipKey returns the beginning of the value whose key begins at b[i], or -1.
@@ -203,22 +215,57 @@ func skipString(b []byte, i int) int {
 	if i >= len(b) || b[i] != '"' {
 		return -1
 	}
-	for i++; ; {
-		n := bytes.IndexByte(b[i:], '"')
-		if n < 0 {
-			return -1
+	for i++; i < len(b); {
+		for i+8 <= len(b) {
+			word := binary.LittleEndian.Uint64(b[i:])
+			if found := equal(word, '"') | equal(word, '\\'); found != 0 {
+				i += bits.TrailingZeros64(found) / 8
+				break
+			}
+			i += 8
 		}
-		i += n + 1
-		// The quote counts unless an odd number of backslashes stands before it.
-		// The opening quote ends the count.
-		backslashes := 0
-		for b[i-2-backslashes] == '\\' {
-			backslashes++
+		if i == len(b) {
+			break
 		}
-		if backslashes%2 == 0 {
-			return i
+		switch b[i] {
+		case '"':
+			return i + 1
+		case '\\':
+			i++ // whatever is escaped does not end the string
+		}
+		i++
+	}
+	return -1
+}
+
+// Eight bytes at a time: strings are most of a message, and most are short.
+const (
+	ones = 0x0101010101010101
+	tops = 0x8080808080808080
+)
+
+// equal sets the top bit of each byte of word that is c. Above the first it may
+// set others, too.
+func equal(word uint64, c byte) uint64 { return less(word^ones*uint64(c), 1) }
+
+// less does so for each byte below n, which is at most 128.
+func less(word uint64, n byte) uint64 { return (word - ones*uint64(n)) &^ word & tops }
+
+// plain reports whether the inside of a string stands for itself: ASCII without
+// control characters and escapes.
+func plain(b []byte) bool {
+	for ; len(b) >= 8; b = b[8:] {
+		word := binary.LittleEndian.Uint64(b)
+		if word&tops|less(word, ' ')|equal(word, '\\') != 0 {
+			return false
 		}
 	}
+	for _, c := range b {
+		if c < ' ' || c >= utf8.RuneSelf || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 func skipWord(b []byte, i int, word string) int {
@@ -265,25 +312,19 @@ func digits(b []byte, i int) int {
 }
 
 func space(b []byte, i int) int {
-	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
+	for i < len(b) && b[i] <= ' ' && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
 		i++
 	}
 	return i
 }
 
 // text returns what a raw JSON string says, as encoding/json reads it; nil for
-// anything else. Only a string with an escape or invalid UTF-8 is copied.
+// anything else. Only a string that is not plain is copied.
 func text(raw []byte) []byte {
 	if len(raw) < 2 || raw[0] != '"' {
 		return nil
 	}
-	inner := raw[1 : len(raw)-1]
-	ascii, plain := true, true
-	for _, c := range inner {
-		ascii = ascii && c < utf8.RuneSelf
-		plain = plain && c >= ' ' && c != '\\'
-	}
-	if plain && (ascii || utf8.Valid(inner)) {
+	if inner := raw[1 : len(raw)-1]; plain(inner) {
 		return inner
 	}
 	var s string

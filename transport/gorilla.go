@@ -17,10 +17,9 @@ import (
 // its traps are fenced in.
 
 const (
-	// readBuffer is what an idle connection keeps for reading. Of 1 KiB events it
-	// takes four at a time out of the kernel; less would cost more calls, more
-	// would cost memory ten thousand times.
-	readBuffer = 4 << 10
+	// readBuffer is what an idle connection keeps for reading, which counts ten
+	// thousand times. Most events fit, and the rest of a longer one is read past it.
+	readBuffer = 2 << 10
 	// writeBuffer takes a health check, the longest that a socket sends, whole.
 	// It is borrowed for the write.
 	writeBuffer = 1 << 10
