@@ -66,7 +66,6 @@ func init() {
 			return w.leave("disconnect", args, func(ctx context.Context) error { return w.conn.Disconnect(ctx, data) })
 		}},
 		"close": {"", func(w *World, args ...string) error {
-			w.closed = true
 			return w.leave("close", args, func(context.Context) error { return w.conn.Close() })
 		}},
 		"cancel": {"CALL", func(w *World, args ...string) error {
@@ -101,15 +100,15 @@ func init() {
 			}
 			return w.behave(args)
 		}},
-		"dial": {"hold|ok", func(w *World, args ...string) error {
-			hold := func(on bool) func() {
+		"dial": {"ok|block|hold", func(w *World, args ...string) error {
+			way := func(way string) func() {
 				return func() {
 					w.mu.Lock()
 					defer w.mu.Unlock()
-					w.holding = on
+					w.way = way
 				}
 			}
-			return choose(args, map[string]func(){"hold": hold(true), "ok": hold(false)})
+			return choose(args, map[string]func(){"ok": way(""), "block": way("block"), "hold": way("hold")})
 		}},
 		"release": plain(func(w *World) {
 			w.mu.Lock()
@@ -133,11 +132,13 @@ func init() {
 		"events": {"[held] [TYPE…] | take", (*World).events},
 		"watch": plain(func(w *World) {
 			changes := w.conn.Watch(w.ctx)
+			w.watchers++
+			name := fmt.Sprint("watcher ", w.watchers)
 			go func() {
 				for c := range changes {
-					w.add(line{rank: delivered, key: "watch", text: "watch: " + observe(c)})
+					w.add(line{rank: delivered, key: name, text: name + ": " + observe(c)})
 				}
-				w.add(line{rank: delivered, key: "watch", text: "watch: closed"})
+				w.add(line{rank: delivered, key: name, text: name + ": closed"})
 			}()
 		}),
 		"state": plain(func(w *World) {
@@ -588,8 +589,10 @@ func (w *World) fault(args ...string) error {
 	case "close":
 		s.CloseAll(number(0), "")
 	case "kick": // the error frame, then close 1000
+		w.told = true
 		s.Kick(user, refusal(0))
 	case "error-frame": // alone
+		w.told = true
 		e := refusal(0)
 		if e.StatusCode == 0 {
 			e.StatusCode = 400

@@ -110,7 +110,7 @@ func (s *source) behaviour() (b behaviour, n int, release <-chan struct{}) {
 		}
 		w.sources.how[key] = left
 	}
-	if w.over {
+	if w.ended {
 		b = behaviour{kind: "fail"}
 	}
 	return b, w.sources.asked, w.release

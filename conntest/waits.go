@@ -86,11 +86,10 @@ func (w *waits) tell(r record, change *chatconn.Change) string {
 		text += " / " + strings.Join(r.Actions, " ")
 	}
 	var notes []string
-	if in := w.next(r, change); in != "" {
-		if r.Attempt > 0 {
-			in = fmt.Sprintf("attempt %d, %s", r.Attempt, in)
-		}
+	if in := w.next(r, change); in == spent {
 		notes = append(notes, in)
+	} else if in != "" {
+		notes = append(notes, fmt.Sprintf("attempt %d, %s", r.Attempt, in))
 	}
 	if r.Cause != "" {
 		notes = append(notes, r.Cause)
@@ -100,6 +99,8 @@ func (w *waits) tell(r record, change *chatconn.Change) string {
 	}
 	return text
 }
+
+const spent = "no attempt is left"
 
 // next tells when the attempt begins that a transition causes or hastens.
 func (w *waits) next(r record, change *chatconn.Change) string {
@@ -147,7 +148,7 @@ func (w *waits) next(r record, change *chatconn.Change) string {
 		}
 	}
 	if w.failures++; w.limit > 0 && w.failures > w.limit {
-		return "the last"
+		return spent
 	}
 	least, longest := w.band(w.failures)
 	if after := w.asked(cause); after > 0 {
