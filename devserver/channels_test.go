@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/chatconn/chatconn/devserver"
-	"github.com/chatconn/chatconn/tokens"
 	"github.com/gorilla/websocket"
 )
 
@@ -105,54 +104,6 @@ func TestP1_RepeatsAreDropped(t *testing.T) {
 		alice.silence(time.Hour)
 		if _, state := w.queryChannel("alice", "messaging/x", nil); len(state["messages"].([]any)) != 1 {
 			w.Error(state["messages"])
-		}
-	})
-}
-
-// D2: who may do what.
-func TestD2_Permissions(t *testing.T) {
-	inBubble(t, devserver.Options{}, func(w *world) {
-		w.AddMember("livestream:show", "alice")
-		w.AddMember("messaging:room", "alice")
-		guestID, guestToken := w.guest("gina")
-		w.AddMember("messaging:guests", guestID)
-		of := map[string]string{"user": w.Token("bob", 0), "member": w.Token("alice", 0), "guest": guestToken, "anonymous": ""}
-		server, err := tokens.Sign(w.Secret(), tokens.Claims{Server: true})
-		if err != nil {
-			w.Fatal(err)
-		}
-		of["server"] = server
-
-		allowed := map[string]string{ // by endpoint: those who get a 2xx
-			"livestream/show/query":   "user member guest anonymous server",
-			"livestream/show/message": "user member guest server",
-			"livestream/show/read":    "member server",
-			"livestream/new-%s/query": "user member server",
-			"messaging/room/query":    "member server",
-			"messaging/room/message":  "member server",
-			"messaging/room/read":     "member server",
-			"messaging/room":          "member server",
-			"messaging/new-%s/query":  "user member server",
-			"messaging/guests/query":  "guest server",
-			"messaging/guests/read":   "guest server",
-			"messaging/guests":        "server",
-		}
-		for path, who := range allowed {
-			for name, token := range of {
-				at := path
-				if strings.Contains(path, "%s") {
-					at = fmt.Sprintf(path, name)
-				}
-				body := m{"message": m{"text": "x", "user_id": "zoe"}, "user_id": "alice"}
-				status, answer := w.call("POST", "/channels/"+at, token, body)
-				want := strings.Contains(" "+who+" ", " "+name+" ")
-				if want && status/100 != 2 || !want && (status != 403 || answer["code"] != 17.0) {
-					w.Errorf("%s %s: %d %v", name, at, status, answer)
-				}
-			}
-		}
-		if status, answer := w.call("POST", "/channels/messaging/nowhere/message", of["user"], m{"message": m{"text": "x"}}); status != 404 || answer["code"] != 16.0 {
-			w.Error(status, answer)
 		}
 	})
 }

@@ -679,7 +679,18 @@ func TestD2_PermissionTable(t *testing.T) {
 	}
 }
 
-// history returns the messages of a channel whose member alice is.
+// D2: nobody writes to a channel that is not there; a query alone creates one.
+func TestD2_NoSuchChannel(t *testing.T) {
+	inBubble(t, devserver.Options{}, func(w *world) {
+		for _, path := range []string{"", "/message", "/read"} {
+			if status, answer := w.call("POST", "/channels/messaging/nowhere"+path, w.Token("bob", 0), m{"message": m{"text": "x"}}); status != 404 || answer["code"] != 16.0 {
+				w.Errorf("%q: %d %v", path, status, answer)
+			}
+		}
+	})
+}
+
+// history returns the messages and members of a channel of which alice is one.
 func (w *world) history(channel string) []any {
 	w.Helper()
 	status, state := w.queryChannel("alice", channel, nil)
