@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/chatconn/chatconn/fsm"
@@ -209,15 +210,18 @@ func isOneOf(code int, codes ...int) bool {
 // causeClass names the class of a cause for recordings: it is stable and free
 // of texts that a server or a program chose.
 func causeClass(err error) string {
-	var failure *transport.Error
-	var api *APIError
-	switch {
-	case err == nil:
+	if err == nil {
 		return ""
-	case errors.As(err, &api):
-		return fmt.Sprintf("api-%d", api.Code)
-	case errors.As(err, &failure):
-		return failure.Kind.String()
+	}
+	var found struct { // errors.As moves what it fills to the heap: once for both
+		api     *APIError
+		failure *transport.Error
+	}
+	switch {
+	case errors.As(err, &found.api):
+		return "api-" + strconv.Itoa(found.api.Code)
+	case errors.As(err, &found.failure):
+		return found.failure.Kind.String()
 	case errors.Is(err, ErrTokenUserMismatch):
 		return "token-user-mismatch"
 	case errors.Is(err, tokens.ErrRefusedAgain):

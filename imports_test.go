@@ -41,14 +41,15 @@ var places = []place{
 	{dir: "transport", theirs: []string{gorilla}, tests: []string{"transport/memnet"}},
 	{dir: "transport/memnet"},
 
-	{dir: "diagrams", ours: []string{"fsm"}},
+	{dir: "recording", ours: []string{"fsm"}},
+	{dir: "diagrams", ours: []string{"fsm", "recording"}},
 	{dir: "diagrams/internal/...", ours: []string{"diagrams", "fsm"}},
 	{dir: "devserver", ours: []string{"tokens"}, theirs: []string{gorilla}, tests: []string{"transport/memnet"}},
 
-	{dir: ".", ours: []string{"fsm", "tokens", "transport"}, theirs: []string{backoff}, tests: []string{"...", gorilla}},
+	{dir: ".", ours: []string{"fsm", "recording", "tokens", "transport"}, theirs: []string{backoff}, tests: []string{"...", gorilla}},
 
 	{dir: "conntest", ours: []string{".", "devserver", "fsm", "tokens", "transport", "transport/memnet"}},
-	{dir: "cmd/chatconn", ours: []string{".", "devserver", "diagrams", "fsm", "tokens", "transport"}, theirs: []string{kong}},
+	{dir: "cmd/chatconn", ours: []string{".", "devserver", "diagrams", "fsm", "recording", "tokens", "transport"}, theirs: []string{kong}},
 
 	{dir: "internal/mutants", ours: []string{"fsm"}},
 	{dir: "internal/speccheck"},

@@ -8,33 +8,42 @@ const maxLane = 4096
 // A lane runs functions one after the other, in order, on a goroutine that lasts
 // only while there are any. Loggers and recordings, which are the program's
 // code, run here: never on the owner, never under a lock. What finds the lane
-// full is dropped.
+// full is dropped, and do says so.
 type lane struct {
 	mu      sync.Mutex
 	queue   []func()
 	running bool
+	start   func()        // run; one for good, so that starting it costs no memory
 	idle    chan struct{} // closed when the lane runs dry; nil until somebody waits
 }
 
-func (l *lane) do(f func()) {
+func (l *lane) do(f func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue) >= maxLane {
-		return
+		return false
 	}
 	l.queue = append(l.queue, f)
 	if !l.running {
 		l.running = true
-		go l.run()
+		if l.start == nil {
+			l.start = l.run
+		}
+		go l.start()
 	}
+	return true
 }
 
 func (l *lane) run() {
+	const keep = 64 // room for so many functions is held for the next time
+	var batch []func()
 	for {
 		l.mu.Lock()
-		batch := l.queue
-		l.queue = nil
+		batch, l.queue = l.queue, batch[:0]
 		if len(batch) == 0 {
+			if cap(l.queue) > keep {
+				l.queue = nil
+			}
 			l.running = false
 			if l.idle != nil {
 				close(l.idle)
@@ -44,8 +53,9 @@ func (l *lane) run() {
 			return
 		}
 		l.mu.Unlock()
-		for _, f := range batch {
+		for i, f := range batch {
 			_ = guard(func() error { f(); return nil }) // its panic is its own loss
+			batch[i] = nil
 		}
 	}
 }

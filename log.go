@@ -1,12 +1,16 @@
 package chatconn
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
+	"fmt"
+	"io"
 	"log/slog"
-	"time"
+	"math/rand/v2"
+	"sync"
 
 	"github.com/chatconn/chatconn/fsm"
+	"github.com/chatconn/chatconn/recording"
 )
 
 // log tells the program's logger of changes, losses and failed attempts. The
@@ -61,30 +65,62 @@ func (c *Conn) tell(level slog.Level, message string, attrs ...slog.Attr) {
 	}
 }
 
-// record writes one JSON line for a transition. Specification: O4.
+// recorder turns transitions into lines on the owner and writes them on the side
+// lane, one Write a line. Its two buffers take turns, so that in the long run a
+// transition costs no memory.
+type recorder struct {
+	conn  string // the name of the Conn in its recording; the owner's
+	write func()
+
+	mu      sync.Mutex
+	waiting []byte // lines
+	lines   int    // how many of them
+	spare   []byte
+	given   bool // to the lane: write will run
+}
+
+// record writes one JSON line for a transition. What a stuck writer leaves no
+// room for is missing from the recording, and a replay says so. Specification: O4.
 func (c *Conn) record(t fsm.Transition, change Change) {
-	out := c.cfg.Record
-	if out == nil {
+	if c.cfg.Record == nil {
 		return
 	}
-	actions := make([]string, len(t.Do))
-	for i, a := range t.Do {
-		actions[i] = a.String()
+	if c.tape == nil {
+		r := &recorder{conn: fmt.Sprintf("%012x", rand.Uint64()>>16)}
+		r.write = func() { r.flush(c.cfg.Record) }
+		c.tape = r
 	}
-	line, err := json.Marshal(struct {
-		Seq     uint64    `json:"seq"`
-		Time    time.Time `json:"time"`
-		From    string    `json:"from"`
-		Event   string    `json:"event"`
-		Verdict string    `json:"verdict"`
-		To      string    `json:"to"`
-		Actions []string  `json:"actions"`
-		Cause   string    `json:"cause,omitempty"`
-		Attempt int       `json:"attempt,omitempty"`
-	}{c.steps, change.At, change.From.String(), t.Event.String(), t.Verdict.String(), change.To.String(),
-		actions, causeClass(change.Cause), change.Attempt})
-	if err != nil {
-		panic("BUG: chatconn: a transition that is no JSON: " + err.Error())
+	r := c.tape
+	line := recording.Line{
+		Seq: c.steps, Time: change.At, From: change.From, Event: t.Event, Verdict: t.Verdict, To: change.To, Actions: t.Do,
+		Cause: causeClass(change.Cause), Attempt: change.Attempt, Conn: r.conn, Table: recording.TableHash(),
 	}
-	c.side.do(func() { _, _ = out.Write(append(line, '\n')) })
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lines < maxLane {
+		r.waiting = line.Append(r.waiting)
+		r.lines++
+	}
+	if !r.given {
+		r.given = c.side.do(r.write)
+	}
+}
+
+// flush writes what waits.
+func (r *recorder) flush(out io.Writer) {
+	r.mu.Lock()
+	lines := r.waiting
+	r.waiting, r.spare, r.lines, r.given = r.spare[:0], nil, 0, false
+	r.mu.Unlock()
+	for rest := lines; len(rest) > 0; {
+		end := bytes.IndexByte(rest, '\n') + 1
+		_, _ = out.Write(rest[:end:end])
+		rest = rest[end:]
+	}
+	const keep = 4 << 10 // more than this is not held for the next time
+	if cap(lines) <= keep {
+		r.mu.Lock()
+		r.spare = lines
+		r.mu.Unlock()
+	}
 }

@@ -36,6 +36,7 @@ type owner struct {
 	cause   error // the last one since a connection was wanted
 	lastErr error // the last one of all
 	steps   uint64
+	tape    *recorder       // nil until a transition is recorded
 	told    Change          // the latest
 	hung    <-chan struct{} // closed once the last socket's close frame is out; nil: there was none
 	over    bool            // Finish was done
