@@ -198,6 +198,61 @@ func TestContextEndedBefore(t *testing.T) {
 	})
 }
 
+// A context that ends while the hello is read wins: no socket is returned, or left.
+func TestContextEndsWithHello(t *testing.T) {
+	inBubble(t, speak([]string{hello}, peer.drain), func(b *bench) {
+		ctx, cancel := context.WithCancel(b.Context())
+		b.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := b.network.DialContext(ctx, network, addr)
+			return readHook{c, func(p []byte, err error) error {
+				if bytes.Contains(p, []byte("id-1")) {
+					cancel()
+					synctest.Wait()
+				}
+				return err
+			}}, err
+		}
+		e := b.fail(ctx)
+		wantKind(t, e, "hello", Network)
+		if !errors.Is(e, context.Canceled) {
+			t.Errorf("error %v, want cancelled", e)
+		}
+	})
+}
+
+// A connection that is closed from here may look like one closed from there.
+func TestContextEndsAsEOF(t *testing.T) {
+	inBubble(t, speak(nil, peer.drain), func(b *bench) {
+		b.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := b.network.DialContext(ctx, network, addr)
+			return readHook{c, func(_ []byte, err error) error {
+				if err != nil {
+					err = io.EOF
+				}
+				return err
+			}}, err
+		}
+		ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+		defer cancel()
+		e := b.fail(ctx)
+		wantKind(t, e, "hello", Network)
+		if !errors.Is(e, context.DeadlineExceeded) || e.CloseCode != 0 {
+			t.Errorf("error %v, want a deadline exceeded", e)
+		}
+	})
+}
+
+// readHook sees what Read returns and chooses its error.
+type readHook struct {
+	net.Conn
+	after func(p []byte, err error) error
+}
+
+func (h readHook) Read(p []byte) (int, error) {
+	n, err := h.Conn.Read(p)
+	return n, h.after(p[:n], err)
+}
+
 // The end of Dial's context does not reach the socket.
 func TestContextEndsAfterwards(t *testing.T) {
 	inBubble(t, speak([]string{hello}, peer.echo), func(b *bench) {
@@ -236,6 +291,10 @@ func TestRefusedUpgrade(t *testing.T) {
 		"API error longer than gorilla keeps": {
 			answer(403, nil, `{"code":17,"message":"`+long+`","unrecoverable":true}`),
 			Error{Status: 403, Refusal: &Refusal{Code: 17, Message: long, Unrecoverable: true}},
+		},
+		"API error of nearly 64 KiB": {
+			answer(403, nil, `{"code":17,"message":"`+strings.Repeat("a", 64<<10-30)+`"}`),
+			Error{Status: 403, Refusal: &Refusal{Code: 17, Message: strings.Repeat("a", 64<<10-30)}},
 		},
 		"API error that echoes the token": {
 			answer(401, nil, `{"code":5,"message":"bad `+secretToken+`"}`),
@@ -329,6 +388,7 @@ func TestHostileHandshake(t *testing.T) {
 		// S2: an extension or subprotocol that was not offered ends the attempt.
 		"compression":       {agree("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"), "upgrade", Unoffered, ""},
 		"takeover":          {agree("Sec-WebSocket-Extensions: permessage-deflate\r\n"), "upgrade", Unoffered, ""},
+		"second header":     {agree("Sec-WebSocket-Extensions:\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"), "upgrade", Unoffered, ""},
 		"unknown extension": {agree("sec-websocket-extensions: x-webkit\r\n"), "upgrade", Unoffered, ""},
 		"subprotocol":       {agree("Sec-WebSocket-Protocol: chat\r\n"), "upgrade", Unoffered, ""},
 		// S2: 64 KiB of handshake.

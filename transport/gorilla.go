@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,7 +67,7 @@ func upgrade(w *wire, url string, header http.Header) (link, *http.Response, err
 	ws, answer, err := dialer.DialContext(context.Background(), url, header)
 	switch {
 	case answer == nil || answer.StatusCode != http.StatusSwitchingProtocols:
-	case answer.Header.Get("Sec-Websocket-Extensions") != "" || answer.Header.Get("Sec-Websocket-Protocol") != "":
+	case chosen(answer, "Sec-Websocket-Extensions") || chosen(answer, "Sec-Websocket-Protocol"):
 		// gorilla would decompress, whether it had offered to or not.
 		err = errUnoffered
 	case errors.Is(err, websocket.ErrBadHandshake):
@@ -77,6 +78,12 @@ func upgrade(w *wire, url string, header http.Header) (link, *http.Response, err
 	}
 	w.handshake = nil
 	return link{ws, w}, answer, nil
+}
+
+// chosen reports whether any of the headers of that name says something: gorilla
+// reads them all.
+func chosen(answer *http.Response, header string) bool {
+	return strings.Join(answer.Header.Values(header), "") != ""
 }
 
 // onControl has f called, on the reading goroutine, with every ping and, with
@@ -166,6 +173,3 @@ func writeError(err error) error {
 	}
 	return err
 }
-
-// closeSent tells whether a write failed because a close frame had gone out.
-func closeSent(err error) bool { return errors.Is(err, websocket.ErrCloseSent) }

@@ -81,6 +81,7 @@ func TestLoopback(t *testing.T) {
 func TestLoopbackTLS(t *testing.T) {
 	server := httptest.NewUnstartedServer(lively)
 	quiet(server)
+	server.EnableHTTP2 = true
 	server.StartTLS()
 	defer server.Close()
 	o := loopbackOptions(server.URL)

@@ -264,9 +264,7 @@ func (s *Socket) fault(err error) *Error {
 	e := &Error{Phase: s.phase}
 	code, reason := closed(err)
 	switch {
-	case s.hangBy != never:
-		e.Kind = HungUp
-	case s.writeErr != nil && (code == 0 || code == abnormal):
+	case s.writeErr != nil && (code == abnormal || code == 0 && s.link.wire.failed != nil):
 		e.Kind, e.Err = Network, s.writeErr
 	case code == abnormal:
 		e.Kind, e.CloseCode, e.Err = Closed, code, io.ErrUnexpectedEOF
@@ -282,12 +280,15 @@ func (s *Socket) fault(err error) *Error {
 	return e
 }
 
-// end ends the socket, unless it has ended.
+// end ends the socket, unless it has ended. After HangUp no other reason counts.
 func (s *Socket) end(why *Error) {
 	s.mu.Lock()
 	if s.err != nil {
 		s.mu.Unlock()
 		return
+	}
+	if s.hangBy != never {
+		why = &Error{Phase: s.phase, Kind: HungUp}
 	}
 	s.err = why
 	if s.timer != nil && s.timer.Stop() {
@@ -448,7 +449,7 @@ func (s *Socket) write() {
 			s.writing = false
 			return
 		}
-		if err != nil && s.err == nil && s.hangBy == never && !closeSent(err) {
+		if err != nil && s.err == nil && s.hangBy == never {
 			// The peer may have said why before it stopped reading: reading goes on.
 			s.writeErr = fmt.Errorf("write: %w", err)
 			s.drainBy = s.now() + s.o.CloseTimeout

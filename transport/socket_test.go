@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -102,6 +103,7 @@ func TestEnds(t *testing.T) {
 			p.say(`{"type":"last"}`)
 			p.NetConn().Write([]byte{0x81, 127, 0x7f, 255, 255, 255, 255, 255, 255, 255})
 			p.NetConn().Write(make([]byte, 2<<20))
+			hold(p.NetConn())
 		}, Oversize, 0, "", errOversize},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -478,6 +480,20 @@ func TestHangUpInsideReceive(t *testing.T) {
 	})
 }
 
+// After HangUp nothing else counts as the reason, an error frame in the same
+// moment included.
+func TestHangUpWins(t *testing.T) {
+	inBubble(t, speak([]string{hello, `{"type":"a"}`, `{"error":{"code":40}}`}, func(p peer) { p.bye(1011, "") }), func(b *bench) {
+		s := b.dial()
+		e := asError(t, s.Serve(func(Frame) { s.HangUp() }))
+		wantKind(t, e, "open", HungUp)
+		s = b.dial()
+		s.HangUp()
+		s.end(s.told(envelope{}, nil))
+		wantKind(t, asError(t, s.Serve(nil)), "open", HungUp)
+	})
+}
+
 func TestHangUpFromManyGoroutines(t *testing.T) {
 	inBubble(t, speak([]string{hello, `{"type":"a"}`}, peer.drain), func(b *bench) {
 		for range 20 {
@@ -529,6 +545,7 @@ func TestStuckWriter(t *testing.T) {
 			time.Sleep(5500 * time.Millisecond)
 			p.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1013, ""), time.Time{})
 		}, Closed, 5500 * time.Millisecond},
+		"nonsense later": {func(p peer) { time.Sleep(5500 * time.Millisecond); p.NetConn().Write([]byte{0x83, 0}) }, Malformed, 5500 * time.Millisecond},
 		"the end of the stream": {func(p peer) {
 			time.Sleep(5500 * time.Millisecond)
 			p.NetConn().(interface{ CloseWrite() error }).CloseWrite()
@@ -558,6 +575,49 @@ func TestStuckWriter(t *testing.T) {
 			})
 		})
 	}
+}
+
+// H2: a health check that cannot be written ends the socket, too.
+func TestStuckHealthCheck(t *testing.T) {
+	inBubble(t, speak([]string{hello}, func(p peer) { hold(p.NetConn()) }), func(b *bench) {
+		var raw net.Conn
+		b.options.DialContext = func(ctx context.Context, network, addr string) (_ net.Conn, err error) {
+			raw, err = b.network.DialContext(ctx, network, addr)
+			return raw, err
+		}
+		run := b.serve()
+		raw.SetWriteDeadline(time.Now().Add(time.Second))
+		raw.Write(make([]byte, 1<<20)) // fills the window
+		wantSpan(t, "the end", 24*time.Second+b.options.WriteTimeout+b.options.CloseTimeout, func() {
+			e := run.end(t)
+			wantKind(t, e, "open", Network)
+			if !errors.Is(e, os.ErrDeadlineExceeded) {
+				t.Errorf("cause %v, want a deadline exceeded", e.Err)
+			}
+		})
+	})
+}
+
+// The cause of a failed read is kept where gorilla would keep only its text.
+func TestCauseIsKept(t *testing.T) {
+	inBubble(t, speak([]string{hello}, peer.echo), func(b *bench) {
+		b.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := b.network.DialContext(ctx, network, addr)
+			return readHook{c, func(_ []byte, err error) error {
+				if err != nil { // as the kernel fails once it has sent again for too long
+					err = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ETIMEDOUT)}
+				}
+				return err
+			}}, err
+		}
+		run := b.serve()
+		b.network.Reset()
+		e := run.end(t)
+		wantKind(t, e, "open", Network)
+		if !errors.Is(e, syscall.ETIMEDOUT) {
+			t.Errorf("cause %v, want a timeout", e.Err)
+		}
+	})
 }
 
 // C7: HangUp beside a stuck writer takes no longer than CloseTimeout.
