@@ -8,4 +8,5 @@ require (
 	github.com/golang-jwt/jwt/v5 v5.3.1 // indirect
 	github.com/gorilla/websocket v1.5.3 // indirect
 	github.com/looplab/fsm v1.0.3 // indirect
+	golang.org/x/oauth2 v0.35.0 // indirect
 )
