@@ -52,8 +52,10 @@ type User struct {
 
 // Session is one open connection.
 type Session struct {
-	ConnectionID string // changes with every reconnect
-	User         User   // the server's view of the user
+	// ConnectionID is the id that the socket opened with. It changes with every
+	// reconnect and only then: another id in a later health check is not taken.
+	ConnectionID string
+	User         User // the server's view of the user when the socket opened
 }
 
 // APIError is what the service said: in an error frame, in the answer to a
