@@ -189,6 +189,25 @@ func TestFlapping(t *testing.T) {
 	}
 }
 
+// R1: the second counts from the dial, however long its token took.
+func TestFlappingAfterSlowLoad(t *testing.T) {
+	var all dials
+	inWorld(t, all.count, func(w *world) {
+		s := w.source("john")
+		s.meddle = func(context.Context, int) error { time.Sleep(20 * time.Second); return nil }
+		began := time.Now()
+		w.login(s)
+		w.conn.NetworkLost()
+		w.conn.NetworkAvailable()
+		w.is(fsm.Connecting)
+		w.be(fsm.Connected)
+		if times := all.since(began); len(times) != 2 || times[1]-times[0] < time.Second {
+			w.Errorf("dials at %v", times)
+		}
+		w.close()
+	})
+}
+
 // R1: many Conns share one limit, and each dial waits for it.
 func TestDialLimit(t *testing.T) {
 	var all dials

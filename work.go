@@ -146,6 +146,7 @@ func (c *Conn) load() {
 // dial opens a socket, once the close frame of the one before is out.
 func (c *Conn) dial() {
 	c.count.attempts.Add(1)
+	c.pace.began = time.Now() // again: its token may have taken long
 	l := c.login
 	ctx, cancel := context.WithCancel(context.Background())
 	w := c.begin(&work{kind: dialing, cancel: cancel, done: make(chan struct{}), token: c.token, user: l.user})
