@@ -253,3 +253,32 @@ func TestTimelineContrast(t *testing.T) {
 		}
 	}
 }
+
+// G1: the table of one state shows every cell of it once, and nothing breaks out
+// of its row.
+func TestStateMarkdown(t *testing.T) {
+	for _, m := range []Table{Chatconn(), door(), hostile("|\n<b>`*[x](y)")} {
+		for _, s := range m.States {
+			text := StateMarkdown(m, s)
+			shown := 0
+			for line := range strings.Lines(text) {
+				if row := strings.Count(line, "|"); strings.HasPrefix(line, "|") && row != 5 {
+					t.Errorf("%d bars in %q", row, line)
+				} else if strings.HasPrefix(line, "|") {
+					shown++
+				} else if names, _, found := strings.Cut(line, ": "); found && strings.HasPrefix(line, "- ") {
+					shown += strings.Count(names, ",") + 1
+				}
+				if strings.ContainsAny(line, "<>`[]") {
+					t.Errorf("markup in %q", line)
+				}
+			}
+			if want := len(m.Events) + 2; shown != want { // with the two lines of the header
+				t.Errorf("%s shows %d lines and names, want %d:\n%s", s, shown, want, text)
+			}
+		}
+	}
+	if got := StateMarkdown(Chatconn(), "Nowhere"); got != "" {
+		t.Errorf("of no state: %q", got)
+	}
+}
