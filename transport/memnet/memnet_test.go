@@ -213,6 +213,8 @@ func TestCloseWakesBlocked(t *testing.T) {
 				wantErr(t, closer, <-writing, syscall.ECONNRESET)
 				_, err := far.Read(make([]byte, 1))
 				wantErr(t, closer, err, syscall.ECONNRESET)
+				n.Reset()
+				near.Close()
 				if n.Open() != 0 {
 					t.Errorf("%d open after a reset", n.Open())
 				}
@@ -308,6 +310,12 @@ func TestLatency(t *testing.T) {
 		write(t, near, "fast") // does not overtake
 		wantSpan(t, "first bytes", 100*time.Millisecond, func() { wantRead(t, far, "slow") })
 		wantSpan(t, "second bytes", 0, func() { wantRead(t, far, "fast") })
+		write(t, near, "slow")
+		n.SetLatency(0)
+		write(t, near, "fast")
+		wantSpan(t, "bytes before fast ones", 10*time.Millisecond, func() { wantRead(t, far, "slow") })
+		wantRead(t, far, "fast")
+		n.SetLatency(10 * time.Millisecond)
 		near.Close()
 		write(t, far, "unheard") // the close has not arrived
 		wantSpan(t, "the end", 10*time.Millisecond, func() {
@@ -360,6 +368,23 @@ func TestBlackHole(t *testing.T) {
 	})
 }
 
+// What had arrived before the black hole can be read in it; what is in it when it
+// ends needs its way again.
+func TestBlackHoleTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		near, far := pair(t, n)
+		n.SetLatency(time.Second)
+		write(t, near, "arrived")
+		time.Sleep(time.Second)
+		n.BlackHole(true)
+		wantSpan(t, "what had arrived", 0, func() { wantRead(t, far, "arrived") })
+		write(t, near, "meanwhile")
+		time.AfterFunc(time.Minute, func() { n.BlackHole(false) })
+		wantSpan(t, "what had not", time.Minute+time.Second, func() { wantRead(t, far, "meanwhile") })
+	})
+}
+
 // net/http lives on it, a bubble's clock included.
 func TestHTTP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -389,7 +414,9 @@ func TestHTTP(t *testing.T) {
 			})
 		}
 		wantSpan(t, "all", time.Hour+80*time.Millisecond, wait.Wait)
+		synctest.Wait() // until all connections are idle
 		transport.CloseIdleConnections()
+		synctest.Wait()
 		server.Close()
 		wantErr(t, "serve", <-served, http.ErrServerClosed)
 		if n.Open() != 0 || n.Dials() != 20 {
