@@ -36,7 +36,7 @@ const (
 // paths are the scenarios whose way through the machine is drawn.
 var paths = []string{
 	"connect_first_time",
-	"connect_given_up_by_its_context",
+	"connect_last_waiter_leaves",
 	"denied_for_good",
 	"dropped_without_a_word",
 	"token_expired_on_the_open_socket",
