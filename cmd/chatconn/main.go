@@ -6,6 +6,7 @@
 //	chatconn serve      a development server that fails on command
 //	chatconn token      make, read and check tokens
 //	chatconn diagram    draw the table by which every connection lives
+//	chatconn replay     take a recording through that table, and draw it
 //
 // Each has --help. Results go to standard output, with --json as one JSON object
 // a line; errors go to standard error. The exit code is 0, or 1 if the command
@@ -62,6 +63,7 @@ type commands struct {
 		Verify  tokenVerify  `cmd:"" help:"Check a token's signature and times, as the service does."`
 	} `cmd:"" help:"Make, read and check tokens."`
 	Diagram diagram `cmd:"" help:"Draw the states and events of a connection."`
+	Replay  replay  `cmd:"" help:"Take a recording through the table, and sum it up or draw it."`
 }
 
 // asJSON says that the output is for programs.
