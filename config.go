@@ -78,7 +78,10 @@ type Config struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// HTTPTransport carries API requests. Nil: one made from the fields above.
 	HTTPTransport http.RoundTripper
-	// Record gets one JSON line for each transition. Nil: off.
+	// Record gets one JSON line for each transition, in one Write each, which
+	// package recording explains and replays. It runs on a goroutine of its
+	// own, so a slow one delays nothing; lines beyond 4,096 that wait are lost.
+	// Conns may share one that is safe for concurrent use. Nil: off.
 	Record io.Writer
 }
 

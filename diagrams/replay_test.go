@@ -104,6 +104,31 @@ func TestDrawingsOfARecording(t *testing.T) {
 	}
 }
 
+// A socket that is not open is neither closed nor asked.
+func TestSequenceKnowsTheSocket(t *testing.T) {
+	sequence := NewSequence(100)
+	replay(t, append(tale[:12:12], happening{0, fsm.Woke, ""}, happening{0, fsm.Background, ""}), sequence.Add)
+	text := sequence.Mermaid()
+	if strings.Count(text, "C-xS: HangUp") != 2 || strings.Contains(text, "Probe") {
+		t.Errorf("two sockets were open:\n%s", text)
+	}
+}
+
+// A wall clock that is set back draws nothing over what was.
+func TestTimelineOfAClockSetBack(t *testing.T) {
+	var l Timeline
+	for _, at := range []int64{0, 10, 5, 12} {
+		l.Add(recording.Step{Line: recording.Line{Event: fsm.Woke, Time: time.Unix(at, 0)}})
+	}
+	var total time.Duration
+	for _, s := range l.slices {
+		total += s.in[fsm.Offline]
+	}
+	if total != 12*time.Second || l.end != total {
+		t.Errorf("%v in Offline of %v, want 12s", total, l.end)
+	}
+}
+
 // The drawing of a long recording shows the last steps, and says how many are left out.
 func TestSequenceIsBounded(t *testing.T) {
 	whole := NewSequence(len(tale))

@@ -211,6 +211,8 @@ func TestTheTableSays(t *testing.T) {
 			1, "the table says Offline -Connect-> Connecting"},
 		{"not held in the background", []Line{{From: fsm.Offline, Event: fsm.Background, Verdict: fsm.Ignore, To: fsm.Offline}, {From: fsm.Offline, Event: fsm.Connect, Verdict: fsm.Move, To: fsm.Connecting, Actions: []fsm.Action{fsm.Retry}}},
 			2, "the table says Offline -ConnectHeld-> Paused"},
+		{"a name that the facts do not give", []Line{{From: fsm.Offline, Event: fsm.NetworkLost, Verdict: fsm.Ignore, To: fsm.Offline}, {From: fsm.Offline, Event: fsm.Foreground, Verdict: fsm.Ignore, To: fsm.Offline}},
+			2, "the table says Offline -ForegroundHeld-> Offline, ignored"},
 		{"after the end", []Line{{From: fsm.Offline, Event: fsm.Close, Verdict: fsm.Stay, To: fsm.Offline, Actions: []fsm.Action{fsm.ForgetUser, fsm.Finish}}, connect},
 			2, "the connection was over"},
 		{"a late beginning", []Line{{Seq: 2, From: fsm.Offline, Event: fsm.Woke, Verdict: fsm.Ignore, To: fsm.Offline}},
@@ -258,6 +260,10 @@ func TestBadInput(t *testing.T) {
 	}
 	if _, err := stop(bytes.NewReader(other.Append(nil))); !errors.Is(err, ErrOtherTable) {
 		t.Errorf("another table: %v", err)
+	}
+	nameless := Line{Seq: 1, Event: fsm.Connect, Verdict: fsm.Move, To: fsm.Connecting, Actions: []fsm.Action{fsm.Retry}, Table: TableHash()}
+	if _, err := stop(bytes.NewReader(nameless.Append(nil))); err == nil {
+		t.Error("a line of no connection is taken")
 	}
 	broken := errors.New("broken disk")
 	if line, err := stop(io.MultiReader(strings.NewReader(good), iotest.ErrReader(broken))); line != 4 || !errors.Is(err, broken) {
@@ -369,42 +375,65 @@ func TestClockSetBack(t *testing.T) {
 
 // What the replay knows beside the line: attempts, loads and drops.
 func TestStepsAreUnderstood(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		events []fsm.Event
+		want   string
+	}{
+		{"a life", []fsm.Event{
+			fsm.Connect, fsm.RetryDue, fsm.TokenLoaded, fsm.Dropped, // a failed attempt
+			fsm.RetryDue, fsm.TokenLoaded, fsm.Opened, fsm.RequestRefused, // another, with the cached token
+			fsm.RetryDue, fsm.TokenLoaded, fsm.Background, fsm.Foreground, // a fresh token
+			fsm.RetryDue, fsm.TokenLoaded, fsm.Opened, fsm.TokenRefused, // the socket refuses it
+		}, "2 loads, 3 dials, 4 fails, 6 dials, 9 loads, 14 dials, 16 drops"},
+		{"a stranger is forgotten, and the token with them", []fsm.Event{
+			fsm.Connect, fsm.RetryDue, fsm.TokenLoaded, fsm.Dropped, fsm.RetriesSpent, fsm.Connect, fsm.RetryDue,
+		}, "2 loads, 3 dials, 4 fails, 7 loads"},
+		{"who was connected stays, and so does the token", []fsm.Event{
+			fsm.Connect, fsm.RetryDue, fsm.TokenLoaded, fsm.Opened, fsm.Dropped, fsm.RetriesSpent, fsm.ReconnectSocket, fsm.RetryDue,
+		}, "2 loads, 3 dials, 5 drops"},
+		{"a program that leaves loses nothing", []fsm.Event{
+			fsm.Connect, fsm.RetryDue, fsm.TokenLoaded, fsm.Opened, fsm.DisconnectSocket, fsm.ReconnectSocket, fsm.RetryDue,
+		}, "2 loads, 3 dials, 7 loads"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got []string
+			if err := Replay(bytes.NewReader(record(t, c.events)), func(s Step) {
+				for _, m := range []struct {
+					what string
+					is   bool
+				}{{"dials", s.Dials()}, {"fails", s.Fails()}, {"loads", s.Loads}, {"drops", s.Drops()}} {
+					if m.is {
+						got = append(got, fmt.Sprint(s.Number, " ", m.what))
+					}
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Join(got, ", ") != c.want {
+				t.Errorf("got  %s\nwant %s", strings.Join(got, ", "), c.want)
+			}
+		})
+	}
+}
+
+// record is the recording of a life in which these events happen.
+func record(t *testing.T, life []fsm.Event) (recording []byte) {
+	t.Helper()
 	machine, err := fsm.New(fsm.Declared())
 	if err != nil {
 		t.Fatal(err)
 	}
 	var at fsm.Position
-	var b []byte
-	for i, e := range []fsm.Event{
-		fsm.Connect, fsm.RetryDue, fsm.TokenLoaded, fsm.Dropped, // a failed attempt
-		fsm.RetryDue, fsm.TokenLoaded, fsm.Opened, fsm.RequestRefused, // a second one, with the cached token
-		fsm.RetryDue, fsm.TokenLoaded, fsm.Background, fsm.Foreground, // a fresh token
-		fsm.RetryDue, fsm.TokenLoaded, fsm.Opened, fsm.TokenRefused, // the socket refuses it
-	} {
+	for i, e := range life {
 		tr, err := machine.Fire(at, e)
 		if err != nil || tr.Verdict == fsm.Refuse {
 			t.Fatal(tr, err)
 		}
 		l := Line{Seq: uint64(i + 1), Time: begin, From: at.State, Event: tr.Event, Verdict: tr.Verdict, To: tr.To.State, Actions: tr.Do, Conn: "a", Table: TableHash()}
-		b, at = l.Append(b), tr.To
+		recording, at = l.Append(recording), tr.To
 	}
-	var got []string
-	if err := Replay(bytes.NewReader(b), func(s Step) {
-		for _, m := range []struct {
-			what string
-			is   bool
-		}{{"dials", s.Dials()}, {"fails", s.Fails()}, {"loads", s.Loads}, {"drops", s.Drops()}} {
-			if m.is {
-				got = append(got, fmt.Sprint(s.Number, " ", m.what))
-			}
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	want := "2 loads, 3 dials, 4 fails, 6 dials, 9 loads, 14 dials, 16 drops"
-	if strings.Join(got, ", ") != want {
-		t.Errorf("got  %s\nwant %s", strings.Join(got, ", "), want)
-	}
+	return recording
 }
 
 func BenchmarkAppend(b *testing.B) {
