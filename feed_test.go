@@ -1,0 +1,254 @@
+package chatconn
+
+import (
+	"encoding/json"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/chatconn/chatconn/transport"
+)
+
+type item struct{ n, size, missed int }
+
+func newItems(buffer, limit int) (*feed[item], *atomic.Int64) {
+	var lost atomic.Int64
+	f := newFeed(buffer, limit, func(i item) int { return i.size }, func(i *item, n int) { i.missed = n }, func(n int) { lost.Add(int64(n)) })
+	f.stop = func() bool { return true }
+	return f, &lost
+}
+
+// drain reads what a feed still gives to a reader who is not interrupted.
+func drain(f *feed[item]) (got []item) {
+	for {
+		synctest.Wait()
+		select {
+		case v, ok := <-f.ch:
+			if !ok {
+				return got
+			}
+			got = append(got, v)
+		default:
+			return got
+		}
+	}
+}
+
+// O2: what fits is delivered, whole and in order; beyond it the oldest go, and the
+// next one tells how many.
+func TestFeedKeepsTheNewest(t *testing.T) {
+	for _, buffer := range []int{0, 4} {
+		synctest.Test(t, func(t *testing.T) {
+			const limit = 100
+			f, lost := newItems(buffer, limit)
+			defer f.end()
+			const burst = limit + 1 // one more is on its way to the reader
+			for i := range burst + buffer {
+				f.put(item{n: i})
+				synctest.Wait()
+			}
+			for i, v := range drain(f) {
+				if v.n != i || v.missed != 0 {
+					t.Fatalf("value %d is %+v", i, v)
+				}
+			}
+			if lost.Load() != 0 {
+				t.Errorf("a burst that fits lost %d", lost.Load())
+			}
+
+			total := 0
+			for range 3 {
+				for i := range 10 * limit {
+					f.put(item{n: i})
+				}
+				got := drain(f)
+				seen := 0
+				for i, v := range got {
+					seen += 1 + v.missed
+					if i > 0 && v.n != got[i-1].n+1+v.missed {
+						t.Fatalf("%+v follows %+v", v, got[i-1])
+					}
+				}
+				if last := got[len(got)-1]; last.n != 10*limit-1 {
+					t.Errorf("the newest is lost: the last is %+v", last)
+				}
+				if seen != 10*limit {
+					t.Errorf("%d values are accounted for, of %d", seen, 10*limit)
+				}
+				total += 10*limit - len(got)
+			}
+			if int64(total) != lost.Load() {
+				t.Errorf("%d lost, %d counted", total, lost.Load())
+			}
+		})
+	}
+}
+
+// O2: the bound by bytes, which one huge value may pass alone.
+func TestFeedBoundsBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, _ := newItems(0, maxLagEvents)
+		defer f.end()
+		for i := range 100 {
+			f.put(item{n: i, size: 1 << 20})
+			synctest.Wait()
+		}
+		f.mu.Lock()
+		if f.bytes > maxLagBytes || len(f.queue) != 16 {
+			t.Errorf("%d values of %d bytes wait", len(f.queue), f.bytes)
+		}
+		f.mu.Unlock()
+		f.put(item{n: 100, size: 2 * maxLagBytes})
+		got := drain(f)
+		if last := got[len(got)-1]; last.n != 100 || len(got) != 2 || last.missed != 99 {
+			t.Errorf("got %+v", got)
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.bytes != 0 || f.queue != nil || f.moving {
+			t.Errorf("%d bytes and room for %d are kept after the burst", f.bytes, cap(f.queue))
+		}
+	})
+}
+
+// C8: after a purge nothing from before reaches the reader, and the next value
+// counts what was lost, the one that was in the mover's hand included.
+func TestFeedPurge(t *testing.T) {
+	for _, buffer := range []int{0, 4} {
+		for _, n := range []int{0, 1, 3, 5, 50} {
+			synctest.Test(t, func(t *testing.T) {
+				f, lost := newItems(buffer, 100)
+				defer f.end()
+				for i := range n {
+					f.put(item{n: i})
+				}
+				f.purge()
+				if got := drain(f); len(got) != 0 {
+					t.Errorf("after the purge came %+v", got)
+				}
+				if lost.Load() != int64(n) {
+					t.Errorf("%d of %d are counted", lost.Load(), n)
+				}
+				f.purge() // of nothing
+				f.put(item{n: 1000})
+				if got := drain(f); len(got) != 1 || got[0] != (item{n: 1000, missed: n}) {
+					t.Errorf("the next is %+v, want it to have missed %d", got, n)
+				}
+			})
+		}
+	}
+}
+
+// A purge may meet readers and writers; afterwards nothing old is delivered.
+func TestFeedPurgeUnderLoad(t *testing.T) {
+	for range 200 {
+		f, _ := newItems(2, 50)
+		var generation atomic.Int64
+		var group sync.WaitGroup
+		group.Go(func() {
+			for {
+				oldest := generation.Load()
+				v, open := <-f.ch
+				if !open {
+					return
+				}
+				if int64(v.n) < oldest {
+					t.Errorf("a value of generation %d was taken in generation %d", v.n, oldest)
+				}
+			}
+		})
+		for g := range 20 {
+			for range 30 {
+				f.put(item{n: g})
+			}
+			f.purge()
+			generation.Store(int64(g) + 1)
+		}
+		f.end()
+		group.Wait()
+	}
+}
+
+// A feed ends once, with or without a reader, and takes nothing afterwards.
+func TestFeedEnds(t *testing.T) {
+	for _, n := range []int{0, 1, 10} {
+		synctest.Test(t, func(t *testing.T) {
+			f, _ := newItems(0, 100)
+			for i := range n {
+				f.put(item{n: i})
+			}
+			synctest.Wait()
+			f.end()
+			f.end()
+			<-f.over
+			f.put(item{n: 1})
+			f.purge()
+			if _, open := <-f.ch; open {
+				t.Error("it delivers after its end")
+			}
+		})
+	}
+}
+
+// Close: a reader who reads gets what waits, one who does not is given up soon.
+func TestFeedFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, lost := newItems(0, 1000)
+		for i := range 500 {
+			f.put(item{n: i})
+		}
+		got := make(chan int)
+		go func() {
+			n := 0
+			for range f.ch {
+				n++
+			}
+			got <- n
+		}()
+		f.finish(time.Now().Add(time.Second))
+		if n := <-got; n != 500 || lost.Load() != 0 {
+			t.Errorf("a reader got %d of 500", n)
+		}
+
+		f, _ = newItems(0, 1000)
+		f.put(item{})
+		f.put(item{})
+		began := time.Now()
+		f.finish(time.Now().Add(time.Second))
+		if took := time.Since(began); took > 200*time.Millisecond {
+			t.Errorf("nobody reads, and it took %v", took)
+		}
+	})
+}
+
+// S4, O1: an event outlives its frame; names that repeat are shared, and the table
+// of names is bounded; a time that is none is the zero time.
+func TestDecode(t *testing.T) {
+	var h hub
+	raw := []byte(`{"type":"message.new"}`)
+	f := transport.Frame{Type: []byte("message.new"), CID: []byte("messaging:general"), UserID: []byte("jane"),
+		CreatedAt: []byte("2026-01-02T03:04:05.123456Z"), Raw: json.RawMessage(raw)}
+	e := h.decode(f)
+	clear(raw)
+	if e.Type != "message.new" || e.CID != "messaging:general" || e.UserID != "jane" || string(e.Raw) != `{"type":"message.new"}` ||
+		!e.CreatedAt.Equal(time.Date(2026, 1, 2, 3, 4, 5, 123456000, time.UTC)) {
+		t.Errorf("%+v", e)
+	}
+	f.CreatedAt = []byte("yesterday")
+	if e := h.decode(f); !e.CreatedAt.IsZero() {
+		t.Errorf("a hostile time is %v", e.CreatedAt)
+	}
+	for i := range 10_000 {
+		h.name([]byte{byte(i), byte(i >> 8), 'x'})
+	}
+	if n := len(h.names); n > 4096 {
+		t.Errorf("%d names are kept", n)
+	}
+	h.names = nil
+	h.name(make([]byte, 1<<20))
+	if len(h.names) != 0 {
+		t.Error("a name of a megabyte is kept")
+	}
+}
