@@ -78,6 +78,8 @@ func TestNoOutputHoldsAToken(t *testing.T) {
 			{"", []string{"demo", token}},
 			{"", []string{"demo", "--seed", token}},
 			{"", []string{"diagram", "--format", token}},
+			{"", []string{"replay", token}},
+			{token, []string{"replay", "-"}},
 			{"", []string{"token", token}},
 			{"", []string{"token", "inspect", token}},
 			{token, []string{"token", "inspect"}},

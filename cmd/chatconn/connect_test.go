@@ -89,6 +89,17 @@ func TestConnectForInVain(t *testing.T) {
 		want(t, failed, "not connected within 300ms", "HTTP 503")
 }
 
+// Ctrl-C is no failure before there is a connection, either.
+func TestConnectStoppedEarly(t *testing.T) {
+	_, s := startServer(t)
+	s.fault(t, "fail-upgrades?n=-1&status=503")
+	t.Setenv(tokenEnv, s.Token)
+	r := start(t, "connect", "--url", s.URL, "--api-key", s.APIKey)
+	r.until(t, "Dropped")
+	r.stop()
+	r.end(t, "connect").want(t, ok)
+}
+
 // Where a token may come from.
 func TestConnectTokenSources(t *testing.T) {
 	_, s := startServer(t)

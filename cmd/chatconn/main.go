@@ -116,7 +116,8 @@ func run(ctx context.Context, args []string, std streams) int {
 	case errors.Is(err, errFailed):
 		return failed
 	}
-	fmt.Fprintln(std.err, "chatconn:", printable(withoutTokens(strings.TrimPrefix(err.Error(), "chatconn: "))))
+	text := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "chatconn: "), "\n", "; ")
+	fmt.Fprintln(std.err, "chatconn:", printable(withoutTokens(text)))
 	if errors.As(err, &usage) || errors.As(err, &invalid) {
 		return misuse
 	}

@@ -156,6 +156,7 @@ func TestHelp(t *testing.T) {
 		"token dev":     "not signed",
 		"token inspect": "Nothing is",
 		"token verify":  "$CHATCONN_SECRET",
+		"replay":        "recording",
 		"diagram":       "mermaid, dot, plantuml, svg, matrix, json",
 	} {
 		got := call(t, append(strings.Fields(command), "--help")...)

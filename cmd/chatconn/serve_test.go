@@ -50,6 +50,9 @@ func TestServe(t *testing.T) {
 	if s.User != "mary" || s.APIKey == "" || len(s.Secret) < 16 {
 		t.Errorf("it prints %+v", s)
 	}
+	if _, another := startServer(t); another.Secret == s.Secret {
+		t.Error("two servers have the same secret")
+	}
 	s.fault(t, "heal")
 
 	r.stop()

@@ -48,6 +48,10 @@ func TestTokenCreateTimes(t *testing.T) {
 	expired := call(t, "token", "create", "john", "--ttl=-1h")
 	expired.want(t, ok)
 	callWith(t, expired.out, "token", "verify").want(t, failed)
+	claims, err = tokens.Verify([]byte(secret), withoutLineEnd(expired.out))
+	if err == nil || !claims.IssuedAt.Before(claims.ExpiresAt) {
+		t.Errorf("a token that has expired was never valid: %+v, %v", claims, err)
+	}
 
 	for args, want := range map[string]bool{"": true, "--no-iat": false} {
 		got := call(t, append([]string{"token", "create", "john"}, strings.Fields(args)...)...)
