@@ -370,7 +370,7 @@ func (h *hub) purge() {
 func (h *hub) close(deadline time.Time) {
 	h.mu.Lock()
 	h.closed = true
-	watchers, readers := h.watchers, h.readers
+	watchers, readers := slices.Clone(h.watchers), slices.Clone(h.readers) // a context that ends edits the lists
 	h.mu.Unlock()
 	var all sync.WaitGroup
 	for _, f := range watchers {

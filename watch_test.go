@@ -398,3 +398,23 @@ func TestCounters(t *testing.T) {
 		w.close()
 	})
 }
+
+// C9, O1: a watcher's context may end while the Conn closes. Closing used to walk
+// the very lists from which the end takes the watcher.
+func TestCloseBesideTheEndOfWatchers(t *testing.T) {
+	for range 200 {
+		conn, err := chatconn.New(chatconn.Config{APIKey: "key"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 20 {
+			one, end := context.WithCancel(ctx)
+			defer end()
+			conn.Watch(one)
+			conn.Events(one)
+		}
+		go cancel()
+		conn.Close()
+	}
+}
