@@ -325,6 +325,9 @@ var known = []struct {
 func describe(err error) string {
 	var parts []string
 	for _, k := range known {
+		if k.err == context.DeadlineExceeded && errors.Is(err, tokens.ErrTimeout) {
+			continue // the source may have seen its deadline, or not yet
+		}
 		if errors.Is(err, k.err) {
 			parts = append(parts, k.name)
 		}
@@ -589,10 +592,10 @@ func (w *World) fault(args ...string) error {
 	case "close":
 		s.CloseAll(number(0), "")
 	case "kick": // the error frame, then close 1000
-		w.told = true
+		w.kicked = true
 		s.Kick(user, refusal(0))
 	case "error-frame": // alone
-		w.told = true
+		w.kicked = true
 		e := refusal(0)
 		if e.StatusCode == 0 {
 			e.StatusCode = 400

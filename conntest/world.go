@@ -41,12 +41,12 @@ type World struct {
 	observed []string
 	waits    waits
 
-	names    map[string]string // of random ids, by the id
-	counted  map[string]int    // names given, by kind
-	logged   int               // entries of the server's record already taken
-	saw      []string          // what the server saw since somebody asked
+	names    names          // of random ids
+	sockets  map[string]int // in the order of their opening
+	logged   int            // entries of the server's record already taken
+	saw      []string       // what the server saw since somebody asked
 	watchers int
-	told     bool // sockets were told to go by error frames; the server counts them for a moment longer
+	kicked   bool // sockets were told to go by error frames: the server counts them for a moment longer
 
 	mu      sync.Mutex // guards what follows
 	ended   bool
@@ -94,7 +94,7 @@ type call struct {
 func newWorld(t *testing.T, o Options) *World {
 	w := &World{
 		t: t, opts: o, network: memnet.New(),
-		names: map[string]string{}, counted: map[string]int{}, release: make(chan struct{}),
+		names: names{}, sockets: map[string]int{}, release: make(chan struct{}),
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.sources.last = map[string]string{}
@@ -290,7 +290,7 @@ func (w *World) happened(began time.Time) []string {
 	var transcript []string
 	told, seen := began, began
 	for _, l := range lines {
-		text := w.rename(l.text)
+		text := w.names.number(l.text)
 		if !l.hidden {
 			transcript = append(transcript, since(&told, l.at)+text)
 		}
@@ -337,18 +337,22 @@ func short(d time.Duration) string {
 // server's fingerprints of tokens.
 var randoms = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|token:[0-9a-f]{8}`)
 
-// rename numbers random ids in the order in which they appear.
-func (w *World) rename(text string) string {
+// names are the random ids that have appeared, by the prefix of their numbers.
+type names map[string][]string
+
+// number gives random ids numbers in the order in which they appear.
+func (n names) number(text string) string {
 	return randoms.ReplaceAllStringFunc(text, func(id string) string {
 		prefix := "#"
 		if strings.HasPrefix(id, "token:") {
 			prefix = "token "
 		}
-		if w.names[id] == "" {
-			w.counted[prefix]++
-			w.names[id] = fmt.Sprint(prefix, w.counted[prefix])
+		i := slices.Index(n[prefix], id)
+		if i < 0 {
+			i = len(n[prefix])
+			n[prefix] = append(n[prefix], id)
 		}
-		return w.names[id]
+		return fmt.Sprint(prefix, i+1)
 	})
 }
 
@@ -397,9 +401,8 @@ func (w *World) journal() []line {
 				l.beat = frame.Type == "health.check"
 			}
 		case devserver.Close:
-			if e.ConnectionID == "" {
-				l.text = fmt.Sprintf("a refused login gets close %d from the %s", e.Code, e.By)
-				break
+			if e.By == "server" && (w.kicked || e.ConnectionID == "") {
+				continue // behind an error frame it may come too late to be sent
 			}
 			l.text = fmt.Sprintf("%s gets close %d from the %s", e.ConnectionID, e.Code, e.By)
 		case devserver.Gone:
@@ -426,15 +429,11 @@ func (w *World) order(id string) string {
 	case strings.HasPrefix(id, "~"):
 		return id
 	case id == "":
-		return fmt.Sprintf("%05d", w.counted["socket"]+1)
+		return fmt.Sprintf("%05d", len(w.sockets)+1)
+	case w.sockets[id] == 0:
+		w.sockets[id] = len(w.sockets) + 1
 	}
-	n, ok := w.counted[id]
-	if !ok {
-		w.counted["socket"]++
-		n = w.counted["socket"]
-		w.counted[id] = n
-	}
-	return fmt.Sprintf("%05d", n)
+	return fmt.Sprintf("%05d", w.sockets[id])
 }
 
 func codes(code, status int) string {
@@ -491,7 +490,7 @@ func (w *World) end() (problems []string) {
 		wrong("M2: events that cannot happen: %d", stats.Bugs)
 	}
 	for _, e := range w.server.Log() {
-		if e.Kind == devserver.Hello && !w.told && w.server.MaxSockets(e.UserID) > 1 {
+		if e.Kind == devserver.Hello && !w.kicked && w.server.MaxSockets(e.UserID) > 1 {
 			wrong("M1: %s had %d sockets at once", e.UserID, w.server.MaxSockets(e.UserID))
 			break
 		}
