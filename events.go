@@ -98,7 +98,7 @@ var (
 	ErrRetriesSpent      = errors.New("chatconn: no attempt is left")
 	ErrTooManyRequests   = errors.New("chatconn: too many API requests are waiting")
 	ErrRequestTimeout    = errors.New("chatconn: the API request waited too long for a token")
-	ErrInsecure          = errors.New("chatconn: refused as insecure")
+	ErrInsecure          = tokens.ErrInsecure
 )
 
 // Causes that only a Change, a log or a wrapped error shows.
@@ -191,7 +191,7 @@ func apiError(f *transport.Error) *APIError {
 // eventForLoad turns the failure of a token load into an event. A source that
 // has one token only will not have a better one later.
 func eventForLoad(err error, static bool) fsm.Event {
-	if tokens.IsPermanent(err) || errors.Is(err, ErrTokenUserMismatch) || errors.Is(err, ErrInsecure) {
+	if tokens.IsPermanent(err) { // ErrTokenUserMismatch and ErrInsecure are
 		return fsm.TokenDenied
 	}
 	if static && !errors.Is(err, context.Canceled) {

@@ -32,6 +32,7 @@ const (
 	jwt     = "github.com/golang-jwt/jwt/v5"
 	backoff = "github.com/cenkalti/backoff/v4"
 	kong    = "github.com/alecthomas/kong"
+	oauth2  = "golang.org/x/oauth2"
 )
 
 var places = []place{
@@ -40,6 +41,9 @@ var places = []place{
 	{dir: "tokens", theirs: []string{jwt}},
 	{dir: "transport", theirs: []string{gorilla}, tests: []string{"transport/memnet"}},
 	{dir: "transport/memnet"},
+
+	{dir: "tokens/oauth2", ours: []string{"tokens"}, theirs: []string{oauth2}},
+	{dir: "chatapi", tests: []string{".", "devserver", "tokens", "transport/memnet"}},
 
 	{dir: "recording", ours: []string{"fsm"}},
 	{dir: "diagrams", ours: []string{"fsm", "recording"}},
@@ -50,6 +54,9 @@ var places = []place{
 
 	{dir: "conntest", ours: []string{".", "devserver", "fsm", "tokens", "transport", "transport/memnet"}},
 	{dir: "cmd/chatconn", ours: []string{".", "devserver", "diagrams", "fsm", "recording", "tokens", "transport"}, theirs: []string{kong}},
+
+	{dir: "docs", tests: []string{"devserver"}},
+	{dir: "examples/...", ours: []string{".", "chatapi", "devserver", "examples/internal/follow", "examples/internal/service", "fsm", "tokens"}, tests: []string{"transport/memnet"}},
 
 	{dir: "internal/mutants", ours: []string{"fsm"}},
 	{dir: "internal/speccheck"},

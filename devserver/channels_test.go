@@ -87,8 +87,8 @@ func TestD2_MessagesReachTheMembers(t *testing.T) {
 	})
 }
 
-// P1: a message under an id that is known already is dropped and answered as the first.
-func TestP1_RepeatsAreDropped(t *testing.T) {
+// D2: a message under an id that is known already is dropped and answered as the first.
+func TestD2_RepeatsAreDropped(t *testing.T) {
 	inBubble(t, devserver.Options{}, func(w *world) {
 		w.AddMember("messaging:x", "alice")
 		alice, _ := w.connect("alice")
@@ -194,8 +194,8 @@ func TestUnreadCounts(t *testing.T) {
 	})
 }
 
-// P4: what was missed, once each, in order.
-func TestP4_Sync(t *testing.T) {
+// D2: what was missed, once each, in order.
+func TestD2_Sync(t *testing.T) {
 	inBubble(t, devserver.Options{}, func(w *world) {
 		sync := func(since time.Time, cids ...string) (int, m) {
 			return w.call("POST", "/sync", w.Token("alice", 0), m{"channel_cids": cids, "last_sync_at": since})

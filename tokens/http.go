@@ -40,7 +40,7 @@ type HTTPOptions struct {
 	AllowInsecure bool
 }
 
-// ErrInsecure: a token would travel in the clear. It is permanent.
+// ErrInsecure: a token would travel in the clear, or be no secret. It is permanent.
 var ErrInsecure = Permanent(errors.New("tokens: refused as insecure"))
 
 // AnswerError reports an endpoint that answered, but not with a token. It holds
