@@ -26,7 +26,9 @@ const maxGuestAnswer = 1 << 20
 // It waits as ConnectUser does. The guest's id differs from user.ID; Session and
 // CurrentUser tell it. The exchange is made once: a guest's token does not
 // expire, and a second exchange would bring a different person. Connecting the
-// same guest again shares the session. Specification: T9.
+// same guest again shares the session, or opens another for the same person, and
+// fails for good if their token was refused; only Disconnect lets go of them.
+// Specification: T9.
 func (c *Conn) ConnectGuest(ctx context.Context, user User) (Session, error) {
 	details, err := checkUser(user)
 	if err != nil {
@@ -111,6 +113,13 @@ func (g *guest) Token(ctx context.Context) (string, error) {
 	g.user = &user
 	g.token = answer.Token
 	return g.token, nil
+}
+
+// made reports whether the service has made the guest.
+func (g *guest) made() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.token != ""
 }
 
 type guestAnswer struct {

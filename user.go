@@ -48,6 +48,11 @@ func (c *Conn) enrol(k *call) {
 		// Details that the server has already are not sent again: they may have
 		// been changed elsewhere meanwhile. Specification: C4.
 		l.met, l.sent = c.login.met, c.login.sent
+		if was, ok := c.login.source.(*guest); ok && was.made() && k.asksGuest() {
+			// They are that guest until they are forgotten: another exchange would
+			// bring another person. Specification: T9.
+			l.source, l.user, l.details = was, c.login.user, c.login.details
+		}
 		c.retire()
 	}
 	for _, o := range c.old {
@@ -62,13 +67,22 @@ func (c *Conn) enrol(k *call) {
 	c.pace.reset()
 }
 
-// is reports whether a call is for this user.
+// is reports whether a call is for this user. A guest goes by the id that was
+// asked for with those who ask for a guest, and by their own with everybody else.
 func (l *login) is(k *call) bool {
-	if _, asGuest := k.source.(*guest); asGuest {
-		_, isGuest := l.source.(*guest)
+	_, isGuest := l.source.(*guest)
+	switch {
+	case k.asksGuest():
 		return isGuest && l.wanted == k.user.ID
+	case isGuest && l.user.ID == l.wanted:
+		return false // they have no id of their own yet
 	}
 	return l.user.ID == k.user.ID
+}
+
+func (k *call) asksGuest() bool {
+	_, ok := k.source.(*guest)
+	return ok
 }
 
 // retire lets go of a user. A call of their source that still runs is
