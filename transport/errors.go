@@ -136,16 +136,48 @@ func kindOf(err error, otherwise Kind) Kind {
 	return otherwise
 }
 
-// redactor returns a function that hides a token, raw or percent-encoded. It is a
-// function so that nothing which holds it can print the token.
+// redactor returns a function that hides what a peer repeats of a token, raw or
+// percent-encoded: the whole, and any part that is long enough to tell something,
+// since servers shorten what they quote. It is a function so that nothing which
+// holds it can print the token. Specification: T11.
 func redactor(token string) func(string) string {
 	if token == "" {
 		return func(s string) string { return s }
 	}
 	return func(s string) string {
-		const hidden = "[redacted]"
-		return strings.ReplaceAll(strings.ReplaceAll(s, token, hidden), url.QueryEscape(token), hidden)
+		escaped := url.QueryEscape(token)
+		return hideParts(strings.ReplaceAll(strings.ReplaceAll(s, token, hidden), escaped, hidden), token, escaped)
 	}
+}
+
+const hidden = "[redacted]"
+
+// hideParts hides every run of 16 bytes or more that a text shares with secrets.
+func hideParts(text string, secrets ...string) string {
+	const most = 15 // bytes in a row that may be seen
+	parts := make(map[string]struct{})
+	for _, secret := range secrets {
+		for i := 0; i+most < len(secret); i++ {
+			parts[secret[i:i+most+1]] = struct{}{}
+		}
+	}
+	var b strings.Builder
+	shown := 0 // what is before it is in b
+	for i := 0; i+most < len(text); i++ {
+		if _, found := parts[text[i:i+most+1]]; !found {
+			continue
+		}
+		if shown == 0 || i > shown {
+			b.WriteString(text[shown:i])
+			b.WriteString(hidden)
+		}
+		shown = i + most + 1
+	}
+	if shown == 0 {
+		return text
+	}
+	b.WriteString(text[shown:])
+	return b.String()
 }
 
 // excerpt returns the beginning of what a peer sent, fit to be shown: at most 512
