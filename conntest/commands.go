@@ -162,7 +162,7 @@ func init() {
 		}),
 		"stats":  {"[FIELD…]", (*World).stats},
 		"seen":   {"[clear]", (*World).seen},
-		"server": {"FAULT … (see the package's list of faults)", (*World).fault},
+		"server": {faults, (*World).fault},
 		"wire": {"latency D | black-hole on|off | reset", func(w *World, args ...string) error {
 			switch arg(args, "") {
 			case "latency":
@@ -179,6 +179,21 @@ func init() {
 		}},
 	}
 }
+
+// faults are the arguments of the command server; an N that is negative means all.
+const faults = `refuse|silence|no-answer|stop-health|bare-errors|compress on|off
+server stop|start|restart|drop-all|heal
+server drop-after N
+server slow D
+server close CODE
+server kick CODE [user=ID] [status=N] [unrecoverable]
+server error-frame CODE [user=ID] [status=N] [unrecoverable]
+server fail-handshakes N CODE [status=N] [unrecoverable]
+server fail-upgrades N STATUS [code=N] [body=…] [retry-after=D]
+server fail-requests N STATUS [code=N] [body=…] [retry-after=D]
+server expire-tokens|revoke [user=ID]
+server oversize BYTES [user=ID]
+server garbage TEXT [user=ID]`
 
 func choose(args []string, all map[string]func()) error {
 	f := all[arg(args, "")]

@@ -171,8 +171,8 @@ type Case struct {
 	Do    []fsm.Action
 }
 
-// Table checks each case against the machine, and counts its cell in cover unless
-// that is nil.
+// Table checks each case against the machine, and counts the cells of those that
+// hold in cover, unless that is nil.
 func Table(t *testing.T, cover *Coverage, cases []Case) {
 	t.Helper()
 	for _, c := range cases {
@@ -180,16 +180,13 @@ func Table(t *testing.T, cover *Coverage, cases []Case) {
 		switch {
 		case verdict == 0:
 			t.Errorf("%v × %v: there is no such cell", c.From, c.Event)
-			continue
 		case verdict == fsm.Refuse:
 			t.Errorf("%v × %v: cannot happen: %s", c.From, c.Event, step.Why)
-			continue
 		case step.To != c.To:
 			t.Errorf("%v × %v: leads to %v, want %v: %s", c.From, c.Event, step.To, c.To, step.Why)
 		case !slices.Equal(step.Do, c.Do):
 			t.Errorf("%v × %v: does %v, want %v: %s", c.From, c.Event, step.Do, c.Do, step.Why)
-		}
-		if cover != nil {
+		case cover != nil:
 			cover.Add(Cell{c.From, c.Event})
 		}
 	}
