@@ -283,14 +283,6 @@ func (s *Server) drop(slow []*socket) {
 	}
 }
 
-// send queues frames for one socket.
-func (so *socket) send(frames ...frame) {
-	so.s.mu.Lock()
-	slow := so.s.pushLocked([]*socket{so}, frames...)
-	so.s.mu.Unlock()
-	so.s.drop(slow)
-}
-
 // onlineLocked returns the sockets of a user that count as open; of everyone
 // for the empty id.
 func (s *Server) onlineLocked(userID string) []*socket {

@@ -282,7 +282,7 @@ func TestToken(t *testing.T) {
 				w.Errorf("%s: %+v", name, claims)
 			}
 		}
-		if w.Token("alice", 0) == w.Token("alice", 0) {
+		if one, two := w.Token("alice", 0), w.Token("alice", 0); one == two {
 			w.Error("every token is a new one")
 		}
 	})
@@ -436,7 +436,7 @@ func TestD3_RealSockets(t *testing.T) {
 	if err := s.Restart(); err != nil || s.URL() != url {
 		t.Fatal(err, s.URL())
 	}
-	if alice, err = dial(); err != nil {
+	if _, err = dial(); err != nil {
 		t.Fatal(err)
 	}
 	s.RefuseConnections(true)
