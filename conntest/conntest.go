@@ -17,7 +17,8 @@
 // in which they appear, a time since the line before stands where it is exact
 // ("+15s"), and a random wait is shown as the band that is promised for it; a wait
 // outside its band is shown as it is. Lines of one moment stand in this order:
-// transitions, what the source was asked, what readers got, what calls returned.
+// transitions, what the source was asked, what readers got, what calls returned,
+// what the program printed.
 //
 // Every script ends with Close, and fails its test if the machine met an event
 // that cannot happen, an error was logged, a call did not return, a connection

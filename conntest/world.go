@@ -27,7 +27,6 @@ import (
 // World is what a script plays in: one Conn, one server, one network. It lives in
 // a bubble of testing/synctest and ends with its script.
 type World struct {
-	t       *testing.T
 	opts    Options
 	cfg     chatconn.Config
 	conn    *chatconn.Conn // nil until the first command that is no config
@@ -77,11 +76,11 @@ type rank int
 
 const (
 	transition rank = iota
-	asked
-	delivered
-	returned
-	printed
-	served
+	asked           // of a source
+	delivered       // to readers and watchers
+	returned        // by calls
+	printed         // by the program
+	served          // what the server saw
 )
 
 // call is a call of the program that may not have returned yet.
@@ -93,7 +92,7 @@ type call struct {
 
 func newWorld(t *testing.T, o Options) *World {
 	w := &World{
-		t: t, opts: o, network: memnet.New(),
+		opts: o, network: memnet.New(),
 		names: names{}, sockets: map[string]int{}, release: make(chan struct{}),
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
@@ -137,6 +136,7 @@ func (w *World) Call(name string, f func(ctx context.Context) string) { w.call(n
 func (w *World) call(name string, timeout time.Duration, f func(ctx context.Context) string) {
 	ctx, cancel := context.WithCancel(w.ctx)
 	if timeout > 0 {
+		cancel()
 		ctx, cancel = context.WithTimeout(w.ctx, timeout)
 	}
 	c := &call{name: name, cancel: cancel}
@@ -223,6 +223,7 @@ func (w *World) begin() error {
 	}
 	changes := w.conn.Watch(w.ctx)
 	go func() {
+		<-changes // the first value tells of no change
 		for change := range changes {
 			w.mu.Lock()
 			w.changes = append(w.changes, change)
@@ -232,8 +233,6 @@ func (w *World) begin() error {
 	if w.opts.Start != nil {
 		w.opts.Start(w)
 	}
-	synctest.Wait()
-	w.changes = nil // the first value tells of no change
 	return nil
 }
 
