@@ -40,7 +40,8 @@ type waits struct {
 	static     bool          // the user's source has one token only
 	retryAfter time.Duration // what the server asks for at present
 
-	failures int       // in a row, of attempts
+	rounds   int       // random waits in a row
+	failures int       // of these, after attempts that failed
 	refusals int       // of tokens, since a connection was healthy
 	since    time.Time // Connected, now or the last time
 }
@@ -59,7 +60,7 @@ func newWaits(cfg chatconn.Config) waits {
 	}
 }
 
-// band returns the least and the longest wait after the nth failure in a row.
+// band returns the least and the longest of the nth random wait in a row.
 func (w *waits) band(n int) (least, longest time.Duration) {
 	switch n {
 	case 1:
@@ -105,12 +106,12 @@ const spent = "no attempt is left"
 // next tells when the attempt begins that a transition causes or hastens.
 func (w *waits) next(r record, change *chatconn.Change) string {
 	if r.From == "Offline" && (r.Event == "Connect" || r.Event == "ConnectHeld") {
-		w.failures, w.refusals = 0, 0
+		w.rounds, w.failures, w.refusals = 0, 0, 0
 	}
 	switch {
 	case r.From == "Connected" && r.To != "Connected":
 		if r.Time.Sub(w.since) >= w.reset {
-			w.failures, w.refusals = 0, 0 // R3
+			w.rounds, w.failures, w.refusals = 0, 0, 0 // R3
 		}
 	case r.From != "Connected" && r.To == "Connected":
 		w.since = r.Time
@@ -130,7 +131,7 @@ func (w *waits) next(r record, change *chatconn.Change) string {
 		return ""
 	}
 	if r.From == "Offline" || r.From == "Paused" {
-		w.failures = 0
+		w.rounds, w.failures = 0, 0
 	}
 	switch r.Event {
 	case "Connect", "ReconnectSocket", "Foreground", "NetworkAvailable":
@@ -147,10 +148,14 @@ func (w *waits) next(r record, change *chatconn.Change) string {
 			}
 		}
 	}
-	if w.failures++; w.limit > 0 && w.failures > w.limit {
+	if r.Event != "RequestRefused" { // then the socket is healthy, and no attempt has failed
+		w.failures++
+	}
+	if w.limit > 0 && w.failures > w.limit {
 		return spent
 	}
-	least, longest := w.band(w.failures)
+	w.rounds++
+	least, longest := w.band(w.rounds)
 	if after := w.asked(cause); after > 0 {
 		least, longest = max(least, after), max(longest, after+w.first)
 	}
