@@ -26,13 +26,13 @@ const eventBuffer = 64
 // in ever waits for the reader.
 type feed[T any] struct {
 	ch    chan T
-	limit int           // values that may wait
-	size  func(T) int   // bytes of a value; nil: not counted
-	miss  func(*T, int) // tells a value how many were lost before it
-	lost  func(int)     // hears of every loss; nil: nobody
-	stir  chan struct{} // wakes the mover: the queue was purged or the feed ends
-	stop  func() bool   // releases the context
-	over  chan struct{} // closed when ch is
+	limit int            // values that may wait
+	size  func(T) int    // bytes of a value; nil: not counted
+	miss  func(T, int) T // tells a value how many were lost before it
+	lost  func(int)      // hears of every loss; nil: nobody
+	stir  chan struct{}  // wakes the mover: the queue was purged or the feed ends
+	stop  func() bool    // releases the context
+	over  chan struct{}  // closed when ch is
 
 	mu      sync.Mutex
 	settled sync.Cond // on mu: the mover is not in the middle of a send
@@ -44,7 +44,7 @@ type feed[T any] struct {
 	ended   bool
 }
 
-func newFeed[T any](buffer, limit int, size func(T) int, miss func(*T, int), lost func(int)) *feed[T] {
+func newFeed[T any](buffer, limit int, size func(T) int, miss func(T, int) T, lost func(int)) *feed[T] {
 	f := &feed[T]{
 		ch: make(chan T, buffer), limit: limit, size: size, miss: miss, lost: lost,
 		stir: make(chan struct{}, 1), over: make(chan struct{}),
@@ -62,7 +62,7 @@ func (f *feed[T]) put(v T) {
 	}
 	if !f.moving {
 		if f.missed > 0 {
-			f.miss(&v, f.missed)
+			v = f.miss(v, f.missed)
 		}
 		select {
 		case f.ch <- v:
@@ -114,7 +114,7 @@ func (f *feed[T]) move() {
 		f.queue = f.queue[1:]
 		missed := f.missed
 		if missed > 0 {
-			f.miss(&v, missed)
+			v = f.miss(v, missed)
 		}
 		f.missed = 0
 		f.sending = true
@@ -243,7 +243,7 @@ type reader struct {
 }
 
 func (h *hub) watch(ctx context.Context) <-chan Change {
-	f := newFeed(0, maxLagChanges, nil, func(c *Change, n int) { c.Missed = n }, nil)
+	f := newFeed(0, maxLagChanges, nil, func(c Change, n int) Change { c.Missed = n; return c }, nil)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || ctx == nil || ctx.Err() != nil {
@@ -265,7 +265,7 @@ func (h *hub) watch(ctx context.Context) <-chan Change {
 
 func (h *hub) read(ctx context.Context, types []string) <-chan Event {
 	f := newFeed(eventBuffer, maxLagEvents,
-		func(e Event) int { return len(e.Raw) }, func(e *Event, n int) { e.Missed = n }, h.lost)
+		func(e Event) int { return len(e.Raw) }, func(e Event, n int) Event { e.Missed = n; return e }, h.lost)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || ctx == nil || ctx.Err() != nil {
