@@ -65,6 +65,7 @@ type Conn struct {
 	view    atomic.Pointer[view] // what the owner last published
 
 	requests   atomic.Pointer[roundTripper] // nil until HTTPClient is called
+	asking     sync.Map                     // of *login: the goroutine in which their source runs
 	closedDown chan struct{}                // closed when Close has waited for everything
 
 	mu     sync.Mutex // guards the inbox, and is never held for longer than that
@@ -167,9 +168,6 @@ func (c *Conn) connect(ctx context.Context, user User, source tokens.Source, rep
 	}
 	if source == nil {
 		return Session{}, &InvalidError{"source", "is nil"}
-	}
-	if user.ID == anonymousID {
-		return Session{}, &InvalidError{"User.ID", "is the anonymous user's; use ConnectAnonymous"}
 	}
 	k := c.connectCall(user, details, source)
 	k.replace = replace
@@ -389,6 +387,9 @@ func checkUser(u User) (json.RawMessage, error) {
 	if err := checkText("User.ID", u.ID, 255); err != nil {
 		return nil, err
 	}
+	if u.ID == anonymousID {
+		return nil, &InvalidError{"User.ID", "is the anonymous user's; use ConnectAnonymous"}
+	}
 	fields := maps.Clone(u.Extra)
 	if fields == nil {
 		fields = make(map[string]any, 3)
@@ -424,7 +425,8 @@ func (s *session) public() Session {
 		return Session{}
 	}
 	var fields map[string]any
-	if json.Unmarshal(s.me, &fields) != nil || fields["id"] == nil {
+	err := json.Unmarshal(s.me, &fields)
+	if id, _ := fields["id"].(string); err != nil || id == "" {
 		u := *s.given
 		u.Extra = maps.Clone(u.Extra)
 		return Session{s.id, u}

@@ -150,7 +150,7 @@ func TestCauseClasses(t *testing.T) {
 	for want, err := range map[string]error{
 		"": nil, "api-40": fmt.Errorf("%w: %w", ErrRetriesSpent, api), "network": of(transport.Network), "silent": of(transport.Silent),
 		"token-user-mismatch": ErrTokenUserMismatch, "token-refused-again": tokens.ErrRefusedAgain, "token-invalid": ErrTokenInvalid,
-		"token-timeout": ErrTokenTimeout, "retries-spent": ErrRetriesSpent, "call": ErrDisconnected, "timeout": errSilent, "other": errors.New("x"),
+		"token-timeout": ErrTokenTimeout, "retries-spent": ErrRetriesSpent, "call": ErrDisconnected, "timeout": errOverdue, "other": errors.New("x"),
 	} {
 		if got := causeClass(err); got != want {
 			t.Errorf("%v is of class %q, want %q", err, got, want)

@@ -104,7 +104,8 @@ var (
 // Causes that only a Change, a log or a wrapped error shows.
 var (
 	errAbandoned = errors.New("chatconn: every caller left before the first success")
-	errSilent    = errors.New("chatconn: the attempt was not over at its deadline")
+	errEnded     = errors.New("chatconn: the program's code ended the goroutine of the dial")
+	errOverdue   = errors.New("chatconn: the attempt was not over at its deadline")
 )
 
 // The codes of the service that mean something to a connection.
@@ -236,7 +237,7 @@ func causeClass(err error) string {
 		return "retries-spent"
 	case errors.Is(err, ErrDisconnected), errors.Is(err, ErrClosed), errors.Is(err, errAbandoned):
 		return "call"
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, errSilent):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, errOverdue):
 		return "timeout"
 	case errors.Is(err, context.Canceled):
 		return "cancelled"

@@ -146,7 +146,11 @@ func (g *guest) exchange(ctx context.Context) (guestAnswer, error) {
 		return guestAnswer{}, fmt.Errorf("chatconn: POST /guest: %w", err)
 	}
 	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxGuestAnswer+1))
+	limit := int64(maxGuestAnswer + 1)
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		limit = maxErrorBody
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, limit))
 	if err != nil {
 		return guestAnswer{}, fmt.Errorf("chatconn: POST /guest: %w", err)
 	}

@@ -37,6 +37,15 @@ func (l *lane) do(f func()) bool {
 func (l *lane) run() {
 	const keep = 64 // room for so many functions is held for the next time
 	var batch []func()
+	next := 0
+	defer func() { // the program's code may end the goroutine: the rest has another
+		if next < len(batch) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.queue = append(batch[next+1:], l.queue...)
+			go l.start()
+		}
+	}()
 	for {
 		l.mu.Lock()
 		batch, l.queue = l.queue, batch[:0]
@@ -53,9 +62,9 @@ func (l *lane) run() {
 			return
 		}
 		l.mu.Unlock()
-		for i, f := range batch {
-			_ = guard(func() error { f(); return nil }) // its panic is its own loss
-			batch[i] = nil
+		for next = 0; next < len(batch); next++ {
+			_ = guard(func() error { batch[next](); return nil }) // its panic is its own loss
+			batch[next] = nil
 		}
 	}
 }

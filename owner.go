@@ -27,12 +27,10 @@ type owner struct {
 	callers []*call
 	tickets tickets
 	replies []func() // given when a step is published
-	grace   *time.Timer
 
 	pace    pace
 	attempt int
 	retryAt time.Time
-	seq     uint64
 	cause   error // the last one since a connection was wanted
 	lastErr error // the last one of all
 	steps   uint64
@@ -59,7 +57,6 @@ type note struct {
 	call   *call
 	leave  error // the context's error: the caller does not wait any more
 	ticket *ticket
-	graced bool // Background, after its grace
 
 	retryAfter time.Duration
 	fresh      bool // a token newer than the one that failed is at hand
@@ -177,7 +174,7 @@ func (c *Conn) classify(n *note) {
 	if !errors.As(n.cause, &api) || !isOneOf(api.Code, codeMalformed, codeExpired, codeNotYetValid, codeFromFuture, codeSignature) {
 		return
 	}
-	if n.work.kind == serving && !c.token.IsZero() && !c.token.Equal(n.work.token) {
+	if n.work.kind == serving && !api.Unrecoverable && !c.token.IsZero() && !c.token.Equal(n.work.token) {
 		// The token that is refused has been replaced since the socket opened.
 		n.event, n.fresh = fsm.Dropped, true
 	} else if n.event == fsm.TokenRefused && api.Code != codeExpired {
@@ -236,36 +233,25 @@ func (c *Conn) takeLeave(n *note) {
 }
 
 // takeNews takes a report of the program. The grace of the background delays the
-// news while a connection is wanted, and only then. Specification: L1.
+// news while a connection is active, and only then. Specification: L1.
 func (c *Conn) takeNews(n *note) {
 	switch n.event {
 	case fsm.Background:
-		if !n.graced && c.cfg.BackgroundGrace > 0 && c.wanted() {
-			if c.grace == nil {
-				c.grace = time.AfterFunc(c.cfg.BackgroundGrace, func() { c.post(&note{event: fsm.Background, graced: true}) })
+		if c.cfg.BackgroundGrace > 0 && c.active() {
+			if c.under[gracing] == nil {
+				w := c.begin(&work{kind: gracing})
+				w.timer = time.AfterFunc(c.cfg.BackgroundGrace, func() { c.post(&note{event: fsm.Background, work: w}) })
 			}
 			return
 		}
-		if n.graced && c.grace == nil {
-			return // cancelled, or given already
-		}
-		c.endGrace()
 	case fsm.Foreground:
-		c.endGrace()
+		c.abandon(gracing)
 	}
 	c.step(n)
 }
 
-// wanted reports whether there is a connection, or an attempt at one.
-func (c *Conn) wanted() bool { return c.pos.State != fsm.Offline && c.pos.State != fsm.Paused }
-
-func (c *Conn) endGrace() (ran bool) {
-	if ran = c.grace != nil; ran {
-		c.grace.Stop()
-		c.grace = nil
-	}
-	return ran
-}
+// active reports whether there is a connection, or an attempt at one.
+func (c *Conn) active() bool { return c.pos.State != fsm.Offline && c.pos.State != fsm.Paused }
 
 // tooLate answers what comes after Close.
 func (c *Conn) tooLate(n *note) {
@@ -299,13 +285,17 @@ func (c *Conn) step(n *note) {
 		c.do(a, n)
 	}
 	c.publish(t, n)
-	if c.grace != nil && !c.wanted() && c.endGrace() {
-		c.step(&note{event: fsm.Background}) // nothing is left that the grace protects
+	if c.under[gracing] != nil && !c.active() {
+		c.abandon(gracing) // nothing is left that the grace protects
+		if !c.owner.over {
+			c.step(&note{event: fsm.Background})
+		}
 	}
 }
 
 // do carries out one action. It never blocks and decides nothing about where
-// the connection goes.
+// the connection goes. Actions that name what may not be there (an open socket, a
+// wait, a stranger) do nothing without it.
 func (c *Conn) do(a fsm.Action, n *note) {
 	switch a {
 	case fsm.Halt:
@@ -382,6 +372,9 @@ func (c *Conn) abandon(k kind) {
 	}
 	c.under[k] = nil
 	w.stop()
+	if k == loading && w.cancel != nil {
+		c.login.cache.Drop() // what the source answers at this very moment is late as well
+	}
 }
 
 // begin makes a piece of work the one under way.
@@ -439,7 +432,8 @@ func (c *Conn) publish(t fsm.Transition, n *note) {
 		Seq: c.told.Seq, From: t.From.State, To: t.To.State, Event: n.event, Cause: n.cause,
 		Attempt: c.attempt, RetryAt: c.retryAt, At: now,
 	}
-	if change.Moved() || change.Attempt != c.told.Attempt || !change.RetryAt.IsZero() && !change.RetryAt.Equal(c.told.RetryAt) {
+	waits := c.under[waiting] != nil // a retry time that has come is not news
+	if change.Moved() || change.Attempt != c.told.Attempt || waits && !change.RetryAt.Equal(c.told.RetryAt) {
 		change.Seq++
 		c.told = change
 		c.hub.change(change)

@@ -101,25 +101,30 @@ func TestLocalCausesDoNotWait(t *testing.T) {
 }
 
 // E: the first refused token is replaced at once, the next ones are paced, also
-// when API answers refuse them (R1).
+// when API answers refuse them (R1). An answer that refuses is no failed attempt:
+// its socket is healthy (R2).
 func TestRefusedTokensArePaced(t *testing.T) {
 	for _, e := range []fsm.Event{fsm.TokenRefused, fsm.RequestRefused} {
+		failed := 0 // a refusal that counts
+		if e == fsm.TokenRefused {
+			failed = 1
+		}
 		p := newPace(nil)
 		if d, _ := p.next(&note{event: e}, epoch); d != 0 {
 			t.Errorf("%v: the first load waits %v", e, d)
 		}
 		for i := range 3 {
-			if p.next(&note{event: e}, epoch); p.failures != i+1 {
+			if p.next(&note{event: e}, epoch); p.backoff == nil || p.failures != (i+1)*failed {
 				t.Errorf("%v: refusal %d is not paced", e, i+2)
 			}
 		}
 		p.relax() // a pause does not make the server like the token
-		if p.next(&note{event: e}, epoch); p.failures != 1 {
+		if p.next(&note{event: e}, epoch); p.backoff == nil || p.failures != failed {
 			t.Errorf("%v: not paced after a pause", e)
 		}
 		p.opened = epoch
 		p.lost(epoch.Add(29 * time.Second))
-		if p.next(&note{event: e}, epoch); p.failures != 2 {
+		if p.next(&note{event: e}, epoch); p.backoff == nil || p.failures != 2*failed {
 			t.Errorf("%v: not paced after a short life", e)
 		}
 		p.opened = epoch

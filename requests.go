@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/chatconn/chatconn/fsm"
@@ -61,6 +62,8 @@ type roundTripper struct {
 	base http.RoundTripper
 	own  bool   // base is ours, not the program's
 	key  string // api_key=…, escaped
+
+	dials dials
 }
 
 func newRoundTripper(c *Conn) *roundTripper {
@@ -68,14 +71,11 @@ func newRoundTripper(c *Conn) *roundTripper {
 	if t.base == nil {
 		own := &http.Transport{
 			Proxy:               c.cfg.Proxy,
-			DialContext:         c.cfg.DialContext,
+			DialContext:         t.dial,
 			ForceAttemptHTTP2:   true,
 			MaxIdleConnsPerHost: 64,
 			IdleConnTimeout:     90 * time.Second,
 			TLSHandshakeTimeout: 10 * time.Second,
-		}
-		if own.DialContext == nil {
-			own.DialContext = (&net.Dialer{Timeout: 30 * time.Second}).DialContext
 		}
 		if c.cfg.TLS != nil {
 			own.TLSClientConfig = c.cfg.TLS.Clone()
@@ -84,6 +84,72 @@ func newRoundTripper(c *Conn) *roundTripper {
 		t.base, t.own = own, true
 	}
 	return t
+}
+
+// dial opens a connection for API requests, within the time of an attempt.
+// net/http dials on a goroutine of its own, where a panic would end the program,
+// and with a context that outlives the request: the user's end ends it here.
+func (t *roundTripper) dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	ctx, stop := context.WithTimeout(ctx, t.conn.cfg.AttemptTimeout)
+	defer stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	leave := t.dials.enter(cancel)
+	defer leave()
+	open := t.conn.cfg.DialContext
+	if open == nil {
+		open = new(net.Dialer).DialContext
+	}
+	err = guard(func() error {
+		conn, err = open(ctx, network, addr)
+		return err
+	})
+	if err != nil && context.Cause(ctx) == ErrDisconnected {
+		err = ErrDisconnected
+	}
+	return conn, err
+}
+
+// dials are the connections that are being opened for API requests.
+type dials struct {
+	mu      sync.Mutex
+	cancels map[*context.CancelCauseFunc]struct{}
+	none    chan struct{} // closed when the last of cancels has left; nil: nobody waits
+}
+
+func (d *dials) enter(cancel context.CancelCauseFunc) (leave func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cancels == nil {
+		d.cancels = make(map[*context.CancelCauseFunc]struct{})
+	}
+	d.cancels[&cancel] = struct{}{}
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.cancels, &cancel)
+		if len(d.cancels) == 0 && d.none != nil {
+			close(d.none)
+			d.none = nil
+		}
+	}
+}
+
+// end cancels all of them. The channel is closed when they have returned.
+func (d *dials) end() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for cancel := range d.cancels {
+		(*cancel)(ErrDisconnected)
+	}
+	if d.none == nil {
+		d.none = make(chan struct{})
+	}
+	none := d.none
+	if len(d.cancels) == 0 {
+		close(none)
+		d.none = nil
+	}
+	return none
 }
 
 // CloseIdleConnections lets http.Client reach the transport.
@@ -131,9 +197,15 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	k := &ticket{
 		login: p.login, refused: p.token, noReplay: why != "", bytes: body.size,
-		cause: &APIError{Code: refusal.Code, StatusCode: refusal.StatusCode, Message: refusal.Message},
+		cause: &APIError{
+			Code: refusal.Code, StatusCode: refusal.StatusCode, Unrecoverable: refusal.Unrecoverable,
+			Message: transport.Redact(refusal.Message, p.token.Reveal()),
+		},
 	}
 	fresh, err := t.conn.admit(req.Context(), k)
+	if (err != nil || fresh.asItCame) && again != nil {
+		again.Close()
+	}
 	if err != nil {
 		resp.Body.Close()
 		return nil, err
@@ -225,7 +297,12 @@ func (t *roundTripper) body(req *http.Request) (replayable, error) {
 		return b, nil
 	}
 	var kept bytes.Buffer
+	// A body may come from a pipe that nobody writes to any more.
+	stop := context.AfterFunc(req.Context(), func() { req.Body.Close() })
 	n, err := io.Copy(&kept, io.LimitReader(req.Body, limit+1))
+	if !stop() {
+		return b, req.Context().Err()
+	}
 	if err != nil {
 		return b, err
 	}
@@ -405,7 +482,7 @@ func (c *Conn) takeTicket(n *note) {
 		if k.login == c.login && c.token.Equal(k.refused) {
 			c.step(&note{event: fsm.RequestRefused, cause: k.cause})
 		}
-		if k.login != c.login || k.noReplay || !c.wanted() {
+		if k.login != c.login || k.noReplay || !c.active() {
 			k.answer <- pass{asItCame: true}
 			return
 		}

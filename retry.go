@@ -26,13 +26,14 @@ type pace struct {
 	refusals int                         // refused tokens since the last reset
 	forged   int                         // of these, refused for their signature or form
 	began    time.Time                   // the latest attempt, once its wait was over
+	told     time.Time                   // before which the server wants no attempt (Retry-After)
 	opened   time.Time                   // when it became Connected; zero: it is not
 }
 
 // reset begins afresh: a connection was healthy, or the user is a new one.
 func (p *pace) reset() {
 	p.relax()
-	p.refusals, p.forged = 0, 0
+	p.refusals, p.forged, p.told = 0, 0, time.Time{}
 }
 
 // relax forgets failed attempts, but not that tokens were refused: a server
@@ -68,24 +69,36 @@ func (p *pace) next(n *note, now time.Time) (delay time.Duration, spent bool) {
 			return p.local(now), false
 		}
 	}
-	p.failures++
+	if n.event != fsm.RequestRefused { // the socket is healthy: no attempt has failed
+		p.failures++
+	}
 	if p.cfg.RetryLimit > 0 && p.failures > p.cfg.RetryLimit {
 		return 0, true
 	}
 	delay = p.shared()
+	if least := p.local(now); least > 0 {
+		// Attempts keep their distance, and a crowd that has just tried together
+		// stays spread over what is left of the time.
+		left := max(0, p.cfg.RetryFirst-least)
+		delay = max(delay, least+time.Duration(float64(delay)*float64(left)/float64(p.cfg.RetryFirst)))
+	}
 	if n.retryAfter > 0 {
 		// The whole crowd was told the same time, so it is spread behind it.
-		delay = max(delay, min(n.retryAfter, retryAfterMax)+rand.N(p.cfg.RetryFirst))
+		least := min(n.retryAfter, retryAfterMax)
+		p.told = now.Add(least)
+		delay = max(delay, least+rand.N(p.cfg.RetryFirst))
 	}
 	return delay, false
 }
 
-// local is the delay after a cause that no other client shares.
+// local is the delay after a cause that no other client shares. The server's own
+// word outweighs it.
 func (p *pace) local(now time.Time) time.Duration {
-	if p.began.IsZero() || p.cfg.MinDialInterval < 0 {
-		return 0
+	delay := max(0, p.told.Sub(now))
+	if !p.began.IsZero() && p.cfg.MinDialInterval > 0 {
+		delay = max(delay, p.began.Add(p.cfg.MinDialInterval).Sub(now))
 	}
-	return max(0, p.began.Add(p.cfg.MinDialInterval).Sub(now))
+	return delay
 }
 
 // shared is the next delay after a cause that many clients may share.

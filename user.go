@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/chatconn/chatconn/fsm"
@@ -16,7 +15,7 @@ import (
 )
 
 // login is one user's stay, from ConnectUser to Disconnect. The owner writes it;
-// others may read source, static, anonymous, cache and inside.
+// others may read source, static, anonymous and cache.
 type login struct {
 	wanted    string // the id that the program gave; a guest's own is another
 	user      *User  // immutable
@@ -28,7 +27,6 @@ type login struct {
 	sent      json.RawMessage   // the details that the server has; nil: none
 	after     []<-chan struct{} // earlier calls of the same source must have returned
 	met       bool              // was connected once
-	inside    atomic.Uint64     // the goroutine in which the source runs; 0: it does not
 }
 
 // enrol sets the user of a call, or gives the one who is set a new source.
@@ -97,6 +95,9 @@ func (c *Conn) retire() {
 }
 
 func (c *Conn) forget() {
+	if t := c.requests.Load(); t != nil {
+		c.ending = append(c.ending, ending{done: t.dials.end()})
+	}
 	if c.login == nil {
 		return
 	}
@@ -147,8 +148,8 @@ func awaitAll(ctx context.Context, all []<-chan struct{}, limit time.Duration) e
 // inside it is recognised.
 func (c *Conn) ask(ctx context.Context, l *login) (string, error) {
 	c.count.loads.Add(1)
-	l.inside.Store(goroutineID())
-	defer l.inside.Store(0)
+	c.asking.Store(l, goroutineID())
+	defer c.asking.Delete(l)
 	return l.source.Token(context.WithValue(ctx, insideKey{c}, l))
 }
 
@@ -157,16 +158,19 @@ type insideKey struct{ conn *Conn }
 
 // insideSource returns the user inside whose token source the caller runs: by
 // the context that the source was given, or by the goroutine in which it runs.
-func (c *Conn) insideSource(ctx context.Context) *login {
-	if l, ok := ctx.Value(insideKey{c}).(*login); ok && l.inside.Load() != 0 {
-		return l
-	}
-	if l := c.view.Load().login; l != nil {
-		if id := l.inside.Load(); id != 0 && id == goroutineID() {
-			return l
+func (c *Conn) insideSource(ctx context.Context) (inside *login) {
+	marked, _ := ctx.Value(insideKey{c}).(*login)
+	here := uint64(0)
+	c.asking.Range(func(asked, in any) bool {
+		if here == 0 {
+			here = goroutineID()
 		}
-	}
-	return nil
+		if asked == marked || in == here {
+			inside = asked.(*login)
+		}
+		return inside == nil
+	})
+	return inside
 }
 
 // wouldWait reports whether a call from inside the source of l would wait for

@@ -37,7 +37,9 @@ type feed[T any] struct {
 	mu      sync.Mutex
 	settled sync.Cond // on mu: the mover is not in the middle of a send
 	queue   []T
-	bytes   int
+	bytes   int   // of the queue
+	sizes   []int // of the latest values in ch, a ring
+	sent    int   // values that went into ch
 	missed  int
 	moving  bool // the mover runs
 	sending bool // it is in the middle of a send
@@ -50,6 +52,9 @@ func newFeed[T any](buffer, limit int, size func(T) int, miss func(T, int) T, lo
 		stir: make(chan struct{}, 1), over: make(chan struct{}),
 	}
 	f.settled.L = &f.mu
+	if size != nil {
+		f.sizes = make([]int, buffer)
+	}
 	return f
 }
 
@@ -67,6 +72,7 @@ func (f *feed[T]) put(v T) {
 		select {
 		case f.ch <- v:
 			f.missed = 0
+			f.note(v)
 			return
 		default:
 		}
@@ -75,12 +81,28 @@ func (f *feed[T]) put(v T) {
 	}
 	f.queue = append(f.queue, v)
 	f.bytes += f.sizeOf(v)
-	drop := 0
-	for len(f.queue)-drop > f.limit || f.size != nil && f.bytes > maxLagBytes && len(f.queue)-drop > 1 {
+	drop, buffered := 0, f.buffered()
+	for len(f.queue)-drop > f.limit || f.size != nil && f.bytes+buffered > maxLagBytes && len(f.queue)-drop > 1 {
 		f.bytes -= f.sizeOf(f.queue[drop])
 		drop++
 	}
 	f.drop(drop)
+}
+
+// note remembers the size of a value that has gone into ch.
+func (f *feed[T]) note(v T) {
+	if len(f.sizes) > 0 {
+		f.sizes[f.sent%len(f.sizes)] = f.size(v)
+		f.sent++
+	}
+}
+
+// buffered returns the bytes of the values in ch that the reader has not taken.
+func (f *feed[T]) buffered() (n int) {
+	for i := range min(len(f.ch), len(f.sizes)) {
+		n += f.sizes[(f.sent-1-i+len(f.sizes))%len(f.sizes)]
+	}
+	return n
 }
 
 func (f *feed[T]) sizeOf(v T) int {
@@ -127,7 +149,9 @@ func (f *feed[T]) move() {
 		}
 		f.mu.Lock()
 		f.sending = false
-		if !sent { // purged or ended: this one is lost as well
+		if sent {
+			f.note(v)
+		} else { // purged or ended: this one is lost as well
 			f.missed += missed + 1
 			if f.lost != nil {
 				f.lost(1)

@@ -21,6 +21,7 @@ const (
 	loading
 	dialing
 	serving
+	gracing // the delay of the background news, see takeNews
 
 	numKinds
 )
@@ -158,17 +159,19 @@ func (c *Conn) dial() {
 		defer close(w.done)
 		defer cancel()
 		used := make(chan bool, 1)
-		n := &note{event: fsm.Opened, work: w, used: used}
+		n := &note{event: fsm.Opened, work: w, used: used, err: errEnded}
+		defer func() { // also when the program's code ends the goroutine
+			if kept := c.post(n) && <-used; !kept && n.socket != nil {
+				n.socket.HangUp()
+				<-n.socket.Gone()
+			}
+		}()
 		n.err = guard(func() error {
 			if err := c.turn(ctx, hung); err != nil {
 				return err
 			}
 			return c.open(ctx, w, l.anonymous, n)
 		})
-		if kept := c.post(n) && <-used; !kept && n.socket != nil {
-			n.socket.HangUp()
-			<-n.socket.Gone()
-		}
 	}()
 }
 
@@ -193,7 +196,7 @@ func (c *Conn) turn(ctx context.Context, hung <-chan struct{}) error {
 // ignores its context is left behind.
 func (c *Conn) open(ctx context.Context, w *work, anonymous bool, n *note) error {
 	const grace = 100 * time.Millisecond // for an attempt that obeys, to say what it was doing
-	left := time.AfterFunc(c.cfg.AttemptTimeout+grace, func() { c.post(&note{work: w, err: errSilent}) })
+	left := time.AfterFunc(c.cfg.AttemptTimeout+grace, func() { c.post(&note{work: w, err: errOverdue}) })
 	defer left.Stop()
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
 	defer cancel()

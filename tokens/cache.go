@@ -5,8 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"regexp"
-	"strings"
 	"sync"
 	"time"
 )
@@ -318,16 +316,7 @@ var closed = func() <-chan struct{} {
 	return ch
 }()
 
-// jwtLike finds what may be a token in a foreign text: base64 of a JSON object,
-// and all that follows it up to a space or a quote.
-var jwtLike = regexp.MustCompile("eyJ[^\\s\"'`]*")
-
 // panicked makes an error of what a source panicked with, without tokens.
 func panicked(v any) error {
-	const most = 512
-	text := jwtLike.ReplaceAllString(fmt.Sprint(v), redacted)
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return fmt.Errorf("tokens: the source panicked: %T: %s", v, text)
+	return fmt.Errorf("tokens: the source panicked: %T: %s", v, scrub(fmt.Sprint(v)))
 }

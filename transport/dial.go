@@ -227,7 +227,7 @@ func upgradeError(w *wire, answer *http.Response, err error, redact func(string)
 		e.RetryAfter = retryAfter(answer.Header)
 		body := w.reread()
 		if e.Refusal, _ = ParseRefusal(body); e.Refusal != nil {
-			e.Refusal.Message = redact(e.Refusal.Message)
+			e.Refusal.Message = excerpt([]byte(e.Refusal.Message), redact)
 		} else {
 			e.Body = excerpt(body, redact)
 		}

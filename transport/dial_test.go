@@ -290,11 +290,11 @@ func TestRefusedUpgrade(t *testing.T) {
 		},
 		"API error longer than gorilla keeps": {
 			answer(403, nil, `{"code":17,"message":"`+long+`","unrecoverable":true}`),
-			Error{Status: 403, Refusal: &Refusal{Code: 17, Message: long, Unrecoverable: true}},
+			Error{Status: 403, Refusal: &Refusal{Code: 17, Message: strings.TrimSpace(long[:512]), Unrecoverable: true}},
 		},
 		"API error of nearly 64 KiB": {
 			answer(403, nil, `{"code":17,"message":"`+strings.Repeat("a", 64<<10-30)+`"}`),
-			Error{Status: 403, Refusal: &Refusal{Code: 17, Message: strings.Repeat("a", 64<<10-30)}},
+			Error{Status: 403, Refusal: &Refusal{Code: 17, Message: strings.Repeat("a", 512)}},
 		},
 		"API error that echoes the token": {
 			answer(401, nil, `{"code":5,"message":"bad `+secretToken+`"}`),

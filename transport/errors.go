@@ -150,6 +150,10 @@ func redactor(token string) func(string) string {
 	}
 }
 
+// Redact hides a token in a text that a peer wrote, and every part of it that is
+// 16 bytes or longer, and cuts the text to what a log can bear. Specification: T11.
+func Redact(text, token string) string { return excerpt([]byte(text), redactor(token)) }
+
 const hidden = "[redacted]"
 
 // hideParts hides every run of 16 bytes or more that a text shares with secrets.

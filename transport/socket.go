@@ -250,7 +250,7 @@ func (e *envelope) isError(kind []byte) bool {
 func (s *Socket) told(e envelope, message []byte) *Error {
 	failure := &Error{Phase: s.phase, Kind: Told}
 	if failure.Refusal, _ = ParseRefusal(e.err); failure.Refusal != nil {
-		failure.Refusal.Message = s.redact(failure.Refusal.Message)
+		failure.Refusal.Message = excerpt([]byte(failure.Refusal.Message), s.redact)
 	} else {
 		failure.Body = excerpt(message, s.redact)
 	}
