@@ -519,7 +519,7 @@ func (w *World) stats(fields ...string) error {
 	for _, name := range fields {
 		field := reflect.ValueOf(stats).FieldByName(name)
 		if !field.IsValid() {
-			return fmt.Errorf("Stats has no field %s", name)
+			return fmt.Errorf("no field %s in Stats", name)
 		}
 		text := fmt.Sprint(field)
 		if name == "LastError" {

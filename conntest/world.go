@@ -176,7 +176,7 @@ func (w *World) configure(args []string) error {
 		}
 		field := reflect.ValueOf(&w.cfg).Elem().FieldByName(name)
 		if !field.IsValid() {
-			return fmt.Errorf("Config has no field %s", name)
+			return fmt.Errorf("no field %s in Config", name)
 		}
 		var parsed any
 		var err error

@@ -99,7 +99,8 @@ func TestDrawingsOfARecording(t *testing.T) {
 	})
 	compareGolden(t, "tale.mmd", sequence.Mermaid())
 	compareGolden(t, "tale.svg", timeline.SVG())
-	if sequence.Mermaid() != sequence.Mermaid() || timeline.SVG() != timeline.SVG() {
+	mermaid, svg := sequence.Mermaid(), timeline.SVG()
+	if sequence.Mermaid() != mermaid || timeline.SVG() != svg {
 		t.Error("the same recording gives two drawings")
 	}
 }

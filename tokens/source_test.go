@@ -131,7 +131,7 @@ type comparable1 struct{ n int }
 
 func (comparable1) Token(context.Context) (string, error) { return "", nil }
 
-type uncomparable struct{ list []int }
+type uncomparable struct{ _ []int }
 
 func (uncomparable) Token(context.Context) (string, error) { return "", nil }
 
