@@ -221,6 +221,8 @@ func causeClass(err error) string {
 		failure *transport.Error
 	}
 	switch {
+	case errors.Is(err, ErrRetriesSpent): // around the last cause
+		return "retries-spent"
 	case errors.As(err, &found.api):
 		return "api-" + strconv.Itoa(found.api.Code)
 	case errors.As(err, &found.failure):
@@ -233,8 +235,6 @@ func causeClass(err error) string {
 		return "token-invalid"
 	case errors.Is(err, ErrTokenTimeout):
 		return "token-timeout"
-	case errors.Is(err, ErrRetriesSpent):
-		return "retries-spent"
 	case errors.Is(err, ErrDisconnected), errors.Is(err, ErrClosed), errors.Is(err, errAbandoned):
 		return "call"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, errOverdue):

@@ -36,6 +36,7 @@ type owner struct {
 	steps   uint64
 	tape    *recorder       // nil until a transition is recorded
 	told    Change          // the latest
+	dialled <-chan struct{} // closed once the last dial is over; nil: there was none
 	hung    <-chan struct{} // closed once the last socket's close frame is out; nil: there was none
 	over    bool            // Finish was done
 }

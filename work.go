@@ -154,7 +154,8 @@ func (c *Conn) dial() {
 	if !bytes.Equal(l.sent, l.details) {
 		w.sent = l.details
 	}
-	hung := c.hung
+	before := []<-chan struct{}{c.dialled, c.hung}
+	c.dialled = w.done
 	go func() {
 		defer close(w.done)
 		defer cancel()
@@ -167,7 +168,7 @@ func (c *Conn) dial() {
 			}
 		}()
 		n.err = guard(func() error {
-			if err := c.turn(ctx, hung); err != nil {
+			if err := c.turn(ctx, before); err != nil {
 				return err
 			}
 			return c.open(ctx, w, l.anonymous, n)
@@ -175,11 +176,20 @@ func (c *Conn) dial() {
 	}()
 }
 
-// turn waits until the dial may begin.
-func (c *Conn) turn(ctx context.Context, hung <-chan struct{}) error {
-	if hung != nil {
+// turn waits until the dial may begin: the dial before is over, and the close frame
+// of the socket before is out. The program's own dialer may be stuck in the former,
+// and is not waited for any longer than a close.
+func (c *Conn) turn(ctx context.Context, before []<-chan struct{}) error {
+	limit := time.NewTimer(c.cfg.CloseTimeout)
+	defer limit.Stop()
+	for _, over := range before {
+		if over == nil {
+			continue
+		}
 		select {
-		case <-hung:
+		case <-over:
+		case <-limit.C:
+			limit.Reset(0)
 		case <-ctx.Done():
 			return ctx.Err()
 		}

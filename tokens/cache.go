@@ -155,7 +155,7 @@ func (c *Cache) begin() {
 	l.disarm = context.AfterFunc(l.ctx, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.end(l, Token{}, ErrTimeout)
+		c.end(l, Token{}, fmt.Errorf("%w: %w", ErrTimeout, context.DeadlineExceeded))
 	})
 	c.load = l
 	if c.idle == nil {
