@@ -148,9 +148,9 @@ func TestLoadErrors(t *testing.T) {
 func TestCauseClasses(t *testing.T) {
 	_, api := eventFor(told(40, 401), true, false, false)
 	for want, err := range map[string]error{
-		"": nil, "api-40": fmt.Errorf("%w: %w", ErrRetriesSpent, api), "network": of(transport.Network), "silent": of(transport.Silent),
+		"": nil, "api-40": fmt.Errorf("around it: %w", api), "network": of(transport.Network), "silent": of(transport.Silent),
 		"token-user-mismatch": ErrTokenUserMismatch, "token-refused-again": tokens.ErrRefusedAgain, "token-invalid": ErrTokenInvalid,
-		"token-timeout": ErrTokenTimeout, "retries-spent": ErrRetriesSpent, "call": ErrDisconnected, "timeout": errOverdue, "other": errors.New("x"),
+		"token-timeout": ErrTokenTimeout, "retries-spent": fmt.Errorf("%w: %w", ErrRetriesSpent, api), "call": ErrDisconnected, "timeout": errOverdue, "other": errors.New("x"),
 	} {
 		if got := causeClass(err); got != want {
 			t.Errorf("%v is of class %q, want %q", err, got, want)
