@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -93,11 +94,13 @@ func TestBadArguments(t *testing.T) {
 				_, err := w.conn.ConnectUser(ctx, chatconn.User{ID: strings.Repeat("x", 256)}, s)
 				return err
 			},
-			"anonymous":   func() error { _, err := w.conn.ConnectUser(ctx, chatconn.User{ID: "!anon"}, s); return err },
-			"nil source":  func() error { _, err := w.conn.ConnectUser(ctx, john, nil); return err },
-			"switch, nil": func() error { _, err := w.conn.SwitchUser(ctx, john, nil); return err },
-			"guest":       func() error { _, err := w.conn.ConnectGuest(ctx, chatconn.User{}); return err },
-			"guest token": func() error { _, _, err := w.conn.GuestToken(ctx, chatconn.User{}); return err },
+			"anonymous":              func() error { _, err := w.conn.ConnectUser(ctx, chatconn.User{ID: "!anon"}, s); return err },
+			"nil source":             func() error { _, err := w.conn.ConnectUser(ctx, john, nil); return err },
+			"switch, nil":            func() error { _, err := w.conn.SwitchUser(ctx, john, nil); return err },
+			"guest":                  func() error { _, err := w.conn.ConnectGuest(ctx, chatconn.User{}); return err },
+			"guest token":            func() error { _, _, err := w.conn.GuestToken(ctx, chatconn.User{}); return err },
+			"guest, anonymous":       func() error { _, err := w.conn.ConnectGuest(ctx, chatconn.User{ID: "!anon"}); return err },
+			"guest token, anonymous": func() error { _, _, err := w.conn.GuestToken(ctx, chatconn.User{ID: "!anon"}); return err },
 			"second id": func() error {
 				_, err := w.conn.ConnectUser(ctx, chatconn.User{ID: "john", Extra: map[string]any{"id": "jane"}}, s)
 				return err
@@ -689,10 +692,140 @@ func oneSocketAtATime(w *world) {
 			began := open[e.ConnectionID]
 			delete(open, e.ConnectionID)
 			for other, since := range open {
+				if since.Before(began) {
+					since = began
+				}
 				if e.At.After(since) && !began.IsZero() {
 					w.Errorf("%s and %s were open together, from %v to %v", e.ConnectionID, other, since, e.At)
 				}
 			}
 		}
+	}
+}
+
+// M4: net/http dials for a request on a goroutine of its own, where a panic of the
+// dialer would end the program. It is that request's error, and the next one goes
+// out.
+func TestDialerPanicsUnderARequest(t *testing.T) {
+	var broken atomic.Bool
+	configure := func(c *chatconn.Config) {
+		dial := c.DialContext
+		c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if broken.Load() {
+				panic("hunter2")
+			}
+			return dial(ctx, network, addr)
+		}
+	}
+	inWorld(t, configure, func(w *world) {
+		w.login(w.source("john"))
+		broken.Store(true)
+		o := do(w.Context(), w.conn.HTTPClient(), w.server.URL()+"/app", "")
+		var panicked *chatconn.PanicError
+		if !errors.As(o.err, &panicked) || strings.Contains(o.err.Error(), "hunter2") || o.took != 0 {
+			w.Errorf("the request ended with %v", o)
+		}
+		broken.Store(false)
+		if o := do(w.Context(), w.conn.HTTPClient(), w.server.URL()+"/app", ""); o.status != http.StatusOK {
+			w.Errorf("the next request ended with %v", o)
+		}
+		w.is(fsm.Connected)
+		w.close()
+	})
+}
+
+// M4: the program's code may end the goroutine that it is called on. That is a
+// failed attempt where there is one to fail, and Close waits for nothing.
+func TestCallbacksThatEndTheirGoroutine(t *testing.T) {
+	for callback := range callbacks {
+		if strings.HasSuffix(callback, " loop") {
+			continue // that is the program's own goroutine
+		}
+		t.Run(callback, func(t *testing.T) {
+			inWorld(t, nil, func(w *world) {
+				s := w.source("john")
+				inCallback(w, callback, s, func(context.Context) { runtime.Goexit() })
+				w.be(fsm.Connected)
+				began := time.Now()
+				w.close()
+				if took := time.Since(began); took != 0 {
+					w.Errorf("Close took %v", took)
+				}
+			})
+		})
+	}
+}
+
+// M4, O3, O4: a logger or a writer that ends its goroutine every time still gets
+// all that it would get otherwise.
+func TestEveryLineComesToWhoEndsTheirGoroutine(t *testing.T) {
+	for name, install := range map[string]func(c *chatconn.Config, f func()){
+		"logger": func(c *chatconn.Config, f func()) { c.Logger = slog.New(handler(f)) },
+		"Record": func(c *chatconn.Config, f func()) { c.Record = writer(f) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			lines := func(exit bool) int64 {
+				var n atomic.Int64
+				inWorld(t, func(c *chatconn.Config) {
+					install(c, func() {
+						n.Add(1)
+						if exit {
+							runtime.Goexit()
+						}
+					})
+				}, func(w *world) {
+					w.login(w.source("john"))
+					w.conn.Background()
+					w.conn.Foreground()
+					w.be(fsm.Connected)
+					if err := w.conn.Disconnect(w.Context(), chatconn.KeepPersistence); err != nil {
+						w.Error(err)
+					}
+					w.close()
+				})
+				return n.Load()
+			}
+			if got, want := lines(true), lines(false); got != want || want < 5 {
+				t.Errorf("%d lines came of %d", got, want)
+			}
+		})
+	}
+}
+
+// C9: a source that Disconnect has left behind may ask for its own user again,
+// with no context that tells where it is. It would wait for its own return; with
+// another source it would not.
+func TestLeftoverSourceConnectsAgain(t *testing.T) {
+	for name, want := range map[string]error{"its own source": chatconn.ErrReentrant, "another source": nil} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, nil, func(w *world) {
+				s, other := w.source("john"), w.source("john")
+				free, inner := make(chan struct{}), make(chan error, 1)
+				s.meddle = func(_ context.Context, call int) error {
+					if call > 1 {
+						return nil
+					}
+					<-free
+					again := s
+					if want == nil {
+						again = other
+					}
+					ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+					defer cancel()
+					_, err := w.conn.ConnectUser(ctx, chatconn.User{ID: "john"}, again)
+					inner <- err
+					return nil
+				}
+				waits := w.connect(w.Context(), s)
+				if err := w.conn.Disconnect(w.Context(), chatconn.KeepPersistence); err != nil {
+					w.Error(err)
+				}
+				wantError(w, "connect", <-waits, chatconn.ErrDisconnected)
+				close(free)
+				wantError(w, "connect from inside", <-inner, want)
+				w.login(other)
+				w.close()
+			})
+		})
 	}
 }
