@@ -14,8 +14,9 @@ import (
 )
 
 // owner is what only the owner touches. The owner is the goroutine that empties
-// the inbox; it lives while there is anything in it, so an idle connection has
-// none. It never blocks: what does runs as work, outside, and reports back.
+// the inbox: of those who post, the one that finds it unowned. An idle connection
+// has none. The owner never blocks: what does runs as work, outside, and reports
+// back.
 type owner struct {
 	pos     fsm.Position
 	login   *login
@@ -79,18 +80,22 @@ type result struct {
 	ending  []ending
 }
 
-// post puts a note into the inbox. It never blocks; false means that the Conn is
-// closed and the note was not taken.
+// post puts a note into the inbox and, if nobody owns it, takes it: whoever posts
+// first is the owner until the inbox is empty. It never waits for anything, and
+// no other goroutine has to wake up for a step. False means that the Conn is
+// closed and the note was not taken. The caller holds no lock.
 func (c *Conn) post(n *note) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.closed {
+		c.mu.Unlock()
 		return false
 	}
 	c.inbox = append(c.inbox, n)
-	if !c.owned {
-		c.owned = true
-		go c.own()
+	free := !c.owned
+	c.owned = true
+	c.mu.Unlock()
+	if free {
+		c.own()
 	}
 	return true
 }

@@ -58,9 +58,11 @@ func (c *Conn) enrol(k *call) {
 			l.after = append(l.after, o.cache.Done())
 		}
 	}
-	l.cache = tokens.NewCache(tokens.Func(func(ctx context.Context) (string, error) {
-		return c.ask(ctx, l)
-	}), tokens.CacheOptions{UserID: expect, Timeout: c.cfg.TokenTimeout, Early: max(0, c.cfg.RefreshEarly)})
+	source := l.source
+	if !tokens.IsStatic(source) { // one that is cannot call back, and answers at once
+		source = tokens.Func(func(ctx context.Context) (string, error) { return c.ask(ctx, l) })
+	}
+	l.cache = tokens.NewCache(source, tokens.CacheOptions{UserID: expect, Timeout: c.cfg.TokenTimeout, Early: max(0, c.cfg.RefreshEarly)})
 	c.login = l
 	c.pace.reset()
 }

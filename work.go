@@ -134,6 +134,12 @@ func (c *Conn) load() {
 		c.post(&note{event: fsm.TokenLoaded, work: c.begin(&work{kind: loading}), token: t})
 		return
 	}
+	if tokens.IsStatic(l.source) {
+		c.count.loads.Add(1)
+		t, err := c.fetch(context.Background(), l)
+		c.post(&note{event: fsm.TokenLoaded, work: c.begin(&work{kind: loading}), token: t, err: err})
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w := c.begin(&work{kind: loading, cancel: cancel, done: make(chan struct{})})
 	go func() {

@@ -99,6 +99,9 @@ func (c *Cache) cached() (Token, bool) {
 // too. Nothing is cached then. A source must not call Load of its own cache: it
 // would wait for itself.
 func (c *Cache) Load(ctx context.Context) (Token, error) {
+	if s, ok := c.source.(*static); ok {
+		return c.fixed(s)
+	}
 	for {
 		l, token, err := c.join(ctx)
 		if l == nil {
@@ -114,6 +117,24 @@ func (c *Cache) Load(ctx context.Context) (Token, error) {
 			return Token{}, ctx.Err()
 		}
 	}
+}
+
+// fixed is Load for a source that has its answer at hand: nobody has to wait.
+func (c *Cache) fixed(s *static) (Token, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if token, ok := c.cached(); ok {
+		return token, nil
+	}
+	token, err := c.check(s.token())
+	if err != nil {
+		return Token{}, err
+	}
+	if c.refused == hash(token) {
+		return Token{}, ErrRefusedAgain
+	}
+	c.keep(token)
+	return token, nil
 }
 
 // join counts the caller as a waiter of the load under way, which it begins if
