@@ -297,17 +297,23 @@ func (t *roundTripper) body(req *http.Request) (replayable, error) {
 		return b, nil
 	}
 	var kept bytes.Buffer
-	// A body may come from a pipe that nobody writes to any more.
-	stop := context.AfterFunc(req.Context(), func() { req.Body.Close() })
-	n, err := io.Copy(&kept, io.LimitReader(req.Body, limit+1))
-	if !stop() {
+	read := make(chan error, 1)
+	go func() {
+		read <- guard(func() error {
+			_, err := io.Copy(&kept, io.LimitReader(req.Body, limit+1))
+			return err
+		})
+	}()
+	select {
+	case err := <-read:
+		if err != nil {
+			return b, err
+		}
+	case <-req.Context().Done(): // nobody writes to the pipe any more; its Close may wake its reader or not
 		return b, req.Context().Err()
 	}
-	if err != nil {
-		return b, err
-	}
-	b.size = n
-	if n > limit {
+	b.size = int64(kept.Len())
+	if b.size > limit {
 		rest := req.Body
 		b.first = struct {
 			io.Reader

@@ -892,3 +892,43 @@ func TestRequestsOnRealSockets(t *testing.T) {
 	w.conn = w.newConn()
 	raceSwitchUser(w, 200)
 }
+
+// Q4: a request ends with its context although nobody writes to its body any more,
+// whether the body's Close wakes its reader or not.
+func TestBodyThatNeverEnds(t *testing.T) {
+	for name, body := range map[string]func(*io.PipeReader) io.Reader{
+		"a pipe":            func(r *io.PipeReader) io.Reader { return r },
+		"a deaf body":       func(r *io.PipeReader) io.Reader { return io.NopCloser(r) },
+		"a reader, no more": func(r *io.PipeReader) io.Reader { return struct{ io.Reader }{r} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, nil, func(w *world) {
+				w.login(w.source("john"))
+				ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+				defer cancel()
+				r, pipe := io.Pipe()
+				req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.server.URL()+"/sync", body(r))
+				if err != nil {
+					w.Fatal(err)
+				}
+				time.AfterFunc(time.Hour, func() { pipe.Close() })
+				began := time.Now()
+				resp, err := w.conn.HTTPClient().Do(req)
+				if err == nil {
+					resp.Body.Close()
+				}
+				wantError(w, "the request", err, context.DeadlineExceeded)
+				if took := time.Since(began); took != time.Second {
+					w.Errorf("it took %v", took)
+				}
+				if name == "a pipe" {
+					if _, err := pipe.Write([]byte("x")); !errors.Is(err, io.ErrClosedPipe) {
+						w.Errorf("the body is not closed: %v", err)
+					}
+				}
+				time.Sleep(time.Hour)
+				w.close()
+			})
+		})
+	}
+}
