@@ -15,7 +15,8 @@ type item struct{ n, size, missed int }
 
 func newItems(buffer, limit int) (*feed[item], *atomic.Int64) {
 	var lost atomic.Int64
-	f := newFeed(buffer, limit, func(i item) int { return i.size }, func(i item, n int) item { i.missed = n; return i }, func(n int) { lost.Add(int64(n)) })
+	f := newFeed(buffer, limit, func(i item) int { return i.size }, func(i item, n int) item { i.missed = n; return i }, func(i item) int { return i.missed },
+		func(n int) { lost.Add(int64(n)) })
 	f.stop = func() bool { return true }
 	return f, &lost
 }
@@ -109,6 +110,44 @@ func TestFeedBoundsBytes(t *testing.T) {
 		defer f.mu.Unlock()
 		if f.bytes != 0 || f.queue != nil || f.moving {
 			t.Errorf("%d bytes and room for %d are kept after the burst", f.bytes, cap(f.queue))
+		}
+	})
+}
+
+// O2: what waits in the channel counts, and where it is too much by itself the
+// oldest go from there. None is forgotten that a lost value would have told of.
+func TestFeedBoundsItsChannel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, lost := newItems(64, maxLagEvents)
+		defer f.end()
+		put := func(n int) {
+			for range n {
+				f.put(item{size: 1 << 20})
+				synctest.Wait()
+			}
+		}
+		for range 3 {
+			put(60)
+			held, seen := 0, 0
+			for _, v := range drain(f) {
+				held, seen = held+v.size, seen+1+v.missed
+			}
+			if held != maxLagBytes || seen != 60 {
+				t.Errorf("%d bytes waited, %d of 60 values are accounted for", held, seen)
+			}
+		}
+		if n := lost.Load(); n != 3*(60-16) {
+			t.Errorf("%d lost values are counted", n)
+		}
+		put(20)
+		f.purge()
+		put(1)
+		if got := drain(f); len(got) != 1 || got[0].missed != 20 {
+			t.Errorf("after a purge of 20 came %+v", got)
+		}
+		f.put(item{size: 2 * maxLagBytes})
+		if got := drain(f); len(got) != 1 || got[0].missed != 0 {
+			t.Errorf("one that is longer than all came as %+v", got)
 		}
 	})
 }

@@ -29,6 +29,7 @@ type feed[T any] struct {
 	limit int            // values that may wait
 	size  func(T) int    // bytes of a value; nil: not counted
 	miss  func(T, int) T // tells a value how many were lost before it
+	told  func(T) int    // what miss has told it
 	lost  func(int)      // hears of every loss; nil: nobody
 	stir  chan struct{}  // wakes the mover: the queue was purged or the feed ends
 	stop  func() bool    // releases the context
@@ -46,9 +47,9 @@ type feed[T any] struct {
 	ended   bool
 }
 
-func newFeed[T any](buffer, limit int, size func(T) int, miss func(T, int) T, lost func(int)) *feed[T] {
+func newFeed[T any](buffer, limit int, size func(T) int, miss func(T, int) T, told func(T) int, lost func(int)) *feed[T] {
 	f := &feed[T]{
-		ch: make(chan T, buffer), limit: limit, size: size, miss: miss, lost: lost,
+		ch: make(chan T, buffer), limit: limit, size: size, miss: miss, told: told, lost: lost,
 		stir: make(chan struct{}, 1), over: make(chan struct{}),
 	}
 	f.settled.L = &f.mu
@@ -66,6 +67,8 @@ func (f *feed[T]) put(v T) {
 		return
 	}
 	if !f.moving {
+		for f.size != nil && f.buffered()+f.size(v) > maxLagBytes && f.takeBack() {
+		}
 		if f.missed > 0 {
 			v = f.miss(v, f.missed)
 		}
@@ -122,6 +125,21 @@ func (f *feed[T]) drop(n int) {
 	f.missed += n
 	if f.lost != nil {
 		f.lost(n)
+	}
+}
+
+// takeBack loses the oldest value in ch, unless the reader has taken them all. The
+// caller holds mu. The next value to go into ch tells of it.
+func (f *feed[T]) takeBack() bool {
+	select {
+	case v := <-f.ch:
+		f.missed += 1 + f.told(v)
+		if f.lost != nil {
+			f.lost(1)
+		}
+		return true
+	default:
+		return false
 	}
 }
 
@@ -183,17 +201,7 @@ func (f *feed[T]) purge() {
 	for f.sending {
 		f.settled.Wait()
 	}
-	for {
-		select {
-		case <-f.ch:
-			f.missed++
-			if f.lost != nil {
-				f.lost(1)
-			}
-			continue
-		default:
-		}
-		break
+	for f.takeBack() {
 	}
 	select {
 	case <-f.stir: // nobody was there to hear it
@@ -267,7 +275,7 @@ type reader struct {
 }
 
 func (h *hub) watch(ctx context.Context) <-chan Change {
-	f := newFeed(0, maxLagChanges, nil, func(c Change, n int) Change { c.Missed = n; return c }, nil)
+	f := newFeed(0, maxLagChanges, nil, func(c Change, n int) Change { c.Missed = n; return c }, func(c Change) int { return c.Missed }, nil)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || ctx == nil || ctx.Err() != nil {
@@ -289,7 +297,7 @@ func (h *hub) watch(ctx context.Context) <-chan Change {
 
 func (h *hub) read(ctx context.Context, types []string) <-chan Event {
 	f := newFeed(eventBuffer, maxLagEvents,
-		func(e Event) int { return len(e.Raw) }, func(e Event, n int) Event { e.Missed = n; return e }, h.lost)
+		func(e Event) int { return len(e.Raw) }, func(e Event, n int) Event { e.Missed = n; return e }, func(e Event) int { return e.Missed }, h.lost)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || ctx == nil || ctx.Err() != nil {

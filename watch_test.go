@@ -418,3 +418,68 @@ func TestCloseBesideTheEndOfWatchers(t *testing.T) {
 		conn.Close()
 	}
 }
+
+// O1, R4: a watcher who was told of a wait is told that a call or news ends it.
+func TestSkippedWaitIsTold(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.login(w.source("john"))
+		w.server.Stop()
+		time.Sleep(time.Minute) // where waits are long
+		changes := w.conn.Watch(w.Context())
+		before := <-changes
+		for time.Until(before.RetryAt) < 5*time.Second {
+			before = <-changes
+		}
+		time.Sleep(2 * time.Second)
+		w.net.BlackHole(true) // the attempt takes its time
+		attempts := w.conn.Stats().Attempts
+		w.conn.Foreground()
+		synctest.Wait()
+		if n := w.conn.Stats().Attempts - attempts; n != 1 {
+			w.Fatalf("%d attempts have begun", n)
+		}
+		select {
+		case c := <-changes:
+			if c.Moved() || c.Event != fsm.Foreground || c.Seq != before.Seq+1 || c.Attempt != before.Attempt || !c.RetryAt.IsZero() {
+				w.Errorf("after %+v the watcher is told %+v", before, c)
+			}
+		default:
+			w.Error("the watcher still waits for the old time")
+		}
+		select {
+		case c := <-changes:
+			w.Errorf("one more came: %+v", c)
+		default:
+		}
+		w.net.BlackHole(false)
+		w.close()
+	})
+}
+
+// O2: 16 MiB are all that waits for a reader, its channel included; only the value
+// in each hand on the way comes on top.
+func TestBurstOfLongEvents(t *testing.T) {
+	for longest, burst := range map[int64]int{1 << 20: 40, 6 << 20: 8} {
+		inWorld(t, func(c *chatconn.Config) { c.MaxMessageBytes = longest }, func(w *world) {
+			events := w.conn.Events(w.Context())
+			w.login(w.source("john"))
+			text := strings.Repeat("x", int(longest)-1024)
+			for range burst {
+				if _, err := w.server.Emit("john", map[string]any{"type": "x", "text": text}); err != nil {
+					w.Fatal(err)
+				}
+				synctest.Wait()
+			}
+			bytes, seen := 0, 0
+			for seen < burst {
+				e := <-events
+				bytes, seen = bytes+len(e.Raw), seen+1+e.Missed
+			}
+			if most := 16<<20 + 2*int(longest); bytes > most || seen != burst {
+				w.Errorf("%d bytes waited, want at most %d; %d of %d events are accounted for", bytes, most, seen, burst)
+			}
+			w.is(fsm.Connected)
+			w.close()
+		})
+	}
+}
