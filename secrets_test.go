@@ -268,3 +268,50 @@ func TestNoTokenIsEverShown(t *testing.T) {
 	})
 	c.check(t)
 }
+
+// T11: an API answer may quote the token that it refuses, whole or in part. It goes
+// to its caller as it came (Q3); what the machine, logs and recordings make of it
+// holds nothing of the token, and no more than the beginning of a long text.
+func TestAnswerThatQuotesItsToken(t *testing.T) {
+	var c canary
+	defer c.check(t)
+	configure := func(cfg *chatconn.Config) {
+		cfg.Logger = slog.New(slog.NewJSONHandler(&c, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		cfg.Record = &c
+	}
+	inWorld(t, configure, func(w *world) {
+		w.front(func(rw http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != "/app" {
+				return false
+			}
+			token := r.Header.Get("Authorization")
+			text := fmt.Sprintf("%s, %s or …%s is expired%s", token, url.QueryEscape(token), token[60:], strings.Repeat(", really", 1000))
+			rw.WriteHeader(http.StatusUnauthorized)
+			json.NewEncoder(rw).Encode(devserver.APIError{Code: 40, StatusCode: http.StatusUnauthorized, Message: text})
+			return true
+		})
+		var latest string
+		source := tokens.Func(func(context.Context) (string, error) {
+			latest = c.mark(w.server.Token("john", 0))
+			return latest, nil
+		})
+		if _, err := w.conn.ConnectUser(w.Context(), chatconn.User{ID: "john"}, source); err != nil {
+			w.Fatal(err)
+		}
+		changes := w.conn.Watch(w.Context())
+		<-changes
+		if o := do(w.Context(), w.conn.HTTPClient(), w.config.BaseURL+"/app", ""); o.err != nil || !strings.Contains(o.body, latest) {
+			w.Errorf("Q3: the answer did not come as it was: %v", o)
+		}
+		change := <-changes
+		var api *chatconn.APIError
+		if !errors.As(change.Cause, &api) || change.Event != fsm.RequestRefused {
+			w.Fatalf("the watcher was told %v", change.Event)
+		}
+		if api.Code != 40 || !strings.Contains(api.Message, "is expired") || len(api.Message) > 600 {
+			w.Errorf("the cause is %d with %d bytes of text", api.Code, len(api.Message))
+		}
+		c.see(change, change.Cause, api, w.conn.Stats().LastError)
+		w.close()
+	})
+}
