@@ -994,3 +994,63 @@ func (w *world) refusals(source tokens.Source) []devserver.Entry {
 	}
 	return refused
 }
+
+// C7, C9, R4: the dial of an exchange ends with its user, however the network
+// swallows it; net/http alone would leave it behind. While the user stays it ends
+// with the time of an attempt.
+func TestT9_LeaveDuringTheDial(t *testing.T) {
+	for name, row := range map[string]struct {
+		leave  func(w *world, cancel context.CancelFunc) error
+		within time.Duration
+	}{
+		"Disconnect":       {func(w *world, _ context.CancelFunc) error { return w.conn.Disconnect(w.Context(), 0) }, 0},
+		"Close":            {func(w *world, _ context.CancelFunc) error { return w.conn.Close() }, 0},
+		"its context":      {func(w *world, cancel context.CancelFunc) error { cancel(); return nil }, 0},
+		"DisconnectSocket": {func(w *world, _ context.CancelFunc) error { return w.conn.DisconnectSocket(w.Context()) }, 15 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var dials atomic.Int64
+			inWorld(t, func(c *chatconn.Config) {
+				dial := c.DialContext
+				c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					dials.Add(1)
+					defer dials.Add(-1)
+					return dial(ctx, network, addr)
+				}
+			}, func(w *world) {
+				w.net.BlackHole(true)
+				ctx, cancel := context.WithCancel(w.Context())
+				defer cancel()
+				result := make(chan error, 1)
+				go func() {
+					_, err := w.conn.ConnectGuest(ctx, gina)
+					result <- err
+				}()
+				synctest.Wait()
+				if n := dials.Load(); n != 1 {
+					w.Fatalf("%d dials are under way", n)
+				}
+				began := time.Now()
+				if err := row.leave(w, cancel); err != nil {
+					w.Error(err)
+				}
+				if name == "Disconnect" || name == "Close" { // they wait for it
+					if n := dials.Load(); n != 0 {
+						w.Errorf("%d dials are left", n)
+					}
+				}
+				<-result
+				if took := time.Since(began); took != 0 {
+					w.Errorf("it took %v", took)
+				}
+				time.Sleep(row.within)
+				synctest.Wait()
+				if n := dials.Load(); n != 0 {
+					w.Errorf("%d dials are left after %v", n, row.within)
+				}
+				w.net.BlackHole(false)
+				w.close()
+			})
+		})
+	}
+}
