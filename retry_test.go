@@ -9,6 +9,7 @@ import (
 	"errors"
 	"math/rand"
 	"net"
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -412,6 +413,66 @@ func TestRetryAfterOfAnUpgrade(t *testing.T) {
 		w.login(w.source("john"))
 		if took := time.Since(began); took < 90*time.Second || took > 95*time.Second {
 			w.Errorf("connected after %v, told to wait 90 s", took)
+		}
+		w.close()
+	})
+}
+
+// E, R1: what would skip a wait does not skip the server's own word.
+func TestRetryAfterOutweighsImpatience(t *testing.T) {
+	impatience := map[string]func(ctx context.Context, c *chatconn.Conn){
+		"foreground":      func(_ context.Context, c *chatconn.Conn) { c.Foreground() },
+		"network":         func(_ context.Context, c *chatconn.Conn) { c.NetworkAvailable() },
+		"flapping":        func(_ context.Context, c *chatconn.Conn) { c.NetworkLost(); c.NetworkAvailable() },
+		"ReconnectSocket": func(ctx context.Context, c *chatconn.Conn) { _, _ = c.ReconnectSocket(ctx) },
+	}
+	for name, press := range impatience {
+		t.Run(name, func(t *testing.T) {
+			var all dials
+			inWorld(t, all.count, func(w *world) {
+				w.server.FailUpgrades(-1, devserver.Answer{Code: 9, Status: 429, RetryAfter: time.Minute})
+				began := time.Now()
+				waits := w.connect(w.Context(), w.source("john"))
+				for time.Since(began) < 57*time.Second {
+					ctx, cancel := context.WithTimeout(w.Context(), 2*time.Second)
+					press(ctx, w.conn)
+					<-ctx.Done()
+					cancel()
+				}
+				if times := all.since(began); len(times) != 1 {
+					w.Errorf("told to wait a minute, and there are dials at %v", times)
+				}
+				w.server.Heal()
+				if err := <-waits; err != nil {
+					w.Error(err)
+				}
+				if took := time.Since(began); took < time.Minute || took > 65*time.Second {
+					w.Errorf("connected after %v", took)
+				}
+				w.close()
+			})
+		})
+	}
+}
+
+// R2: API answers that refuse the token are no failed attempts: the socket is
+// healthy, and stays, however many they are.
+func TestRetryLimitCountsNoAnswers(t *testing.T) {
+	inWorld(t, func(c *chatconn.Config) { c.RetryLimit = 2 }, func(w *world) {
+		s := w.source("john")
+		session := w.login(s)
+		w.server.FailRequests(-1, devserver.Answer{Code: 40})
+		for i := range 10 {
+			if o := do(w.Context(), w.conn.HTTPClient(), w.server.URL()+"/app", ""); o.status != http.StatusUnauthorized {
+				w.Errorf("request %d ended with %v", i, o)
+			}
+			w.be(fsm.Connected)
+		}
+		if n := s.calls.Load(); n != 11 {
+			w.Errorf("%d loads, want one for the login and one for each request", n)
+		}
+		if now, open := w.conn.Session(); !open || now.ConnectionID != session.ConnectionID {
+			w.Error("the socket did not stay open")
 		}
 		w.close()
 	})
