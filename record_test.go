@@ -143,3 +143,20 @@ func TestTwoConnsOneRecording(t *testing.T) {
 		t.Errorf("%d transitions of %d connections, %v", sum.Transitions, sum.Conns(), err)
 	}
 }
+
+// O4, L1: a Conn that is closed while the background waits for its grace takes no
+// step after its last.
+func TestRecordingOfACloseDuringTheGrace(t *testing.T) {
+	var out bytes.Buffer
+	inWorld(t, func(cfg *chatconn.Config) { cfg.Record, cfg.BackgroundGrace = &out, time.Minute }, func(w *world) {
+		w.login(w.source("john"))
+		w.conn.Background()
+		w.is(fsm.Connected)
+		w.close()
+		time.Sleep(time.Hour)
+	})
+	var last recording.Step
+	if err := recording.Replay(&out, func(s recording.Step) { last = s }); err != nil || last.Event != fsm.Close {
+		t.Errorf("the recording ends with %v: %v", last.Event, err)
+	}
+}
