@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -159,4 +160,36 @@ func TestAnotherUsersTokenLater(t *testing.T) {
 		}
 		w.close()
 	})
+}
+
+// E: unrecoverable is the first that matches. A socket may say so of a token that
+// has been replaced since it opened; the same without it is no reason to stop.
+func TestUnrecoverableAfterTheTokenWasReplaced(t *testing.T) {
+	for _, unrecoverable := range []bool{true, false} {
+		inWorld(t, nil, func(w *world) {
+			s := w.source("john")
+			w.login(s)
+			w.server.ExpireTokens("john", false)
+			if o := do(w.Context(), w.conn.HTTPClient(), w.server.URL()+"/app", ""); o.status != http.StatusOK {
+				w.Fatal(o)
+			}
+			w.is(fsm.Connected)
+			w.server.Kick("john", devserver.APIError{Code: 40, Unrecoverable: unrecoverable})
+			synctest.Wait()
+			if unrecoverable {
+				var api *chatconn.APIError
+				if err := w.conn.Stats().LastError; !errors.As(err, &api) || !api.Unrecoverable {
+					w.Errorf("the last error is %v", err)
+				}
+				w.conn.HTTPClient().CloseIdleConnections() // the answer's
+				w.nothingHappens(s)
+			} else {
+				w.be(fsm.Connected)
+			}
+			if n := s.calls.Load(); n != 2 {
+				w.Errorf("%d loads, want one for the login and one for the answer", n)
+			}
+			w.close()
+		})
+	}
 }
