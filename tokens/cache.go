@@ -24,8 +24,6 @@ type CacheOptions struct {
 	// clock is wrong or the life short, and a load for every use would cure
 	// neither. Zero or negative: the expiry is not looked at. Specification: T6.
 	Early time.Duration
-	// Mark, if not nil, decorates the context that the source is given.
-	Mark func(ctx context.Context) context.Context
 }
 
 // Cache keeps one user's token and asks their source for it, one call at a
@@ -67,9 +65,6 @@ var errDropped = errors.New("tokens: dropped")
 
 // NewCache returns an empty cache in front of src. It asks nothing yet.
 func NewCache(src Source, o CacheOptions) *Cache { return &Cache{source: src, opts: o} }
-
-// Source returns the source behind the cache.
-func (c *Cache) Source() Source { return c.source }
 
 // Cached returns the token at hand, and whether there is one.
 func (c *Cache) Cached() (Token, bool) {
@@ -217,9 +212,6 @@ func (c *Cache) ask(ctx context.Context) (string, error) {
 	}
 	if c.source == nil {
 		return "", ErrNoSource
-	}
-	if c.opts.Mark != nil {
-		ctx = c.opts.Mark(ctx)
 	}
 	raw, err := c.source.Token(ctx)
 	if err != nil {
