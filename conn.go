@@ -14,9 +14,9 @@
 // state, which Watch tells of.
 //
 // All methods may be called from any goroutine, also from inside a token source,
-// a logger or a loop over Watch or Events. Calls that wait take a context. The
-// program's own code never runs on the goroutine that owns the connection, so a
-// slow or stuck callback delays nothing but itself.
+// a logger or a loop over Watch or Events. Calls that wait take a context. Whoever
+// owns a connection for a moment never runs the program's own code, so a slow or
+// stuck callback delays nothing but itself.
 //
 // Limits: the connection reports what it sees, it does not store messages; an
 // event that is sent while no socket is open is not delivered later; a token
