@@ -114,8 +114,9 @@ func (r *recorder) flush(out io.Writer) {
 	r.mu.Unlock()
 	for rest := lines; len(rest) > 0; {
 		end := bytes.IndexByte(rest, '\n') + 1
-		_, _ = out.Write(rest[:end:end])
+		line := rest[:end:end]
 		rest = rest[end:]
+		_ = guard(func() error { _, err := out.Write(line); return err }) // a panic loses its own line only
 	}
 	const keep = 4 << 10 // more than this is not held for the next time
 	if cap(lines) <= keep {

@@ -707,7 +707,7 @@ func oneSocketAtATime(w *world) {
 // dialer would end the program. It is that request's error, and the next one goes
 // out.
 func TestDialerPanicsUnderARequest(t *testing.T) {
-	var broken atomic.Bool
+	var broken, misled atomic.Bool
 	configure := func(c *chatconn.Config) {
 		dial := c.DialContext
 		c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -716,16 +716,24 @@ func TestDialerPanicsUnderARequest(t *testing.T) {
 			}
 			return dial(ctx, network, addr)
 		}
+		c.Proxy = func(*http.Request) (*url.URL, error) {
+			if misled.Load() {
+				panic("hunter2")
+			}
+			return nil, nil
+		}
 	}
 	inWorld(t, configure, func(w *world) {
 		w.login(w.source("john"))
-		broken.Store(true)
-		o := do(w.Context(), w.conn.HTTPClient(), w.server.URL()+"/app", "")
-		var panicked *chatconn.PanicError
-		if !errors.As(o.err, &panicked) || strings.Contains(o.err.Error(), "hunter2") || o.took != 0 {
-			w.Errorf("the request ended with %v", o)
+		for _, what := range []*atomic.Bool{&broken, &misled} {
+			what.Store(true)
+			o := do(w.Context(), w.conn.HTTPClient(), w.server.URL()+"/app", "")
+			var panicked *chatconn.PanicError
+			if !errors.As(o.err, &panicked) || strings.Contains(o.err.Error(), "hunter2") || o.took != 0 {
+				w.Errorf("the request ended with %v", o)
+			}
+			what.Store(false)
 		}
-		broken.Store(false)
 		if o := do(w.Context(), w.conn.HTTPClient(), w.server.URL()+"/app", ""); o.status != http.StatusOK {
 			w.Errorf("the next request ended with %v", o)
 		}

@@ -70,7 +70,7 @@ func newRoundTripper(c *Conn) *roundTripper {
 	t := &roundTripper{conn: c, base: c.cfg.HTTPTransport, key: "api_key=" + url.QueryEscape(c.cfg.APIKey)}
 	if t.base == nil {
 		own := &http.Transport{
-			Proxy:               c.cfg.Proxy,
+			Proxy:               c.proxy(),
 			DialContext:         t.dial,
 			ForceAttemptHTTP2:   true,
 			MaxIdleConnsPerHost: 64,
@@ -84,6 +84,20 @@ func newRoundTripper(c *Conn) *roundTripper {
 		t.base, t.own = own, true
 	}
 	return t
+}
+
+// proxy is Config.Proxy, whose panic is an error. Specification: M4.
+func (c *Conn) proxy() func(*http.Request) (*url.URL, error) {
+	if c.cfg.Proxy == nil {
+		return nil
+	}
+	return func(req *http.Request) (through *url.URL, err error) {
+		err = guard(func() error {
+			through, err = c.cfg.Proxy(req)
+			return err
+		})
+		return through, err
+	}
 }
 
 // dial opens a connection for API requests, within the time of an attempt.
