@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/chatconn/chatconn/fsm"
 	"github.com/chatconn/chatconn/tokens"
@@ -154,6 +156,21 @@ func TestCauseClasses(t *testing.T) {
 	} {
 		if got := causeClass(err); got != want {
 			t.Errorf("%v is of class %q, want %q", err, got, want)
+		}
+	}
+}
+
+// E1, S4: what a server writes into an error reaches logs cut and printable, in
+// either form of the guest exchange's refusal.
+func TestServerTextsAreCut(t *testing.T) {
+	hostile := strings.Repeat("\\u001b[31m\\n", 2000)
+	for _, body := range []string{"<html>\x1b[31m\n\xff" + hostile, `{"code":4,"message":"` + hostile + `"}`} {
+		var api *APIError
+		if err := answerError(400, []byte(body)); !errors.As(err, &api) {
+			t.Fatalf("%T is no *APIError", err)
+		}
+		if api.StatusCode != 400 || len(api.Message) > 512 || strings.ContainsAny(api.Message, "\x1b\n") || !utf8.ValidString(api.Message) {
+			t.Errorf("status %d, %d bytes: %.60q", api.StatusCode, len(api.Message), api.Message)
 		}
 	}
 }

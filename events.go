@@ -145,7 +145,7 @@ func eventFor(err error, static, again, keep bool) (fsm.Event, error) {
 	if failure.Refusal == nil {
 		return fsm.Dropped, err // a proxy or a captive portal spoke, not the service
 	}
-	api := apiError(failure)
+	api := apiError(failure.Refusal, failure.Status, "") // the transport knows its token
 	return eventForAPI(api, static, again), api
 }
 
@@ -180,11 +180,15 @@ func eventForAPI(api *APIError, static, again bool) fsm.Event {
 	return fsm.Dropped
 }
 
-func apiError(f *transport.Error) *APIError {
-	r := f.Refusal
-	api := &APIError{Code: r.Code, StatusCode: r.StatusCode, Message: r.Message, Unrecoverable: r.Unrecoverable}
+// apiError is what the service said, with the status of the answer that it came in
+// if it names none itself. Its text is cut to what a log can bear, without the
+// token, if one was sent (T11).
+func apiError(r *transport.Refusal, status int, token string) *APIError {
+	api := &APIError{
+		Code: r.Code, StatusCode: r.StatusCode, Message: transport.Redact(r.Message, token), Unrecoverable: r.Unrecoverable,
+	}
 	if api.StatusCode == 0 {
-		api.StatusCode = f.Status
+		api.StatusCode = status
 	}
 	return api
 }

@@ -169,13 +169,9 @@ func (g *guest) exchange(ctx context.Context) (guestAnswer, error) {
 func answerError(status int, body []byte) error {
 	refusal, ok := transport.ParseRefusal(body)
 	if !ok {
-		const most = 512
-		return &APIError{StatusCode: status, Message: string(bytes.ToValidUTF8(body[:min(len(body), most)], nil))}
+		return &APIError{StatusCode: status, Message: transport.Redact(string(body), "")}
 	}
-	api := &APIError{Code: refusal.Code, StatusCode: refusal.StatusCode, Message: refusal.Message, Unrecoverable: refusal.Unrecoverable}
-	if api.StatusCode == 0 {
-		api.StatusCode = status
-	}
+	api := apiError(refusal, status, "")
 	if eventForAPI(api, true, true) == fsm.Denied {
 		return tokens.Permanent(api)
 	}

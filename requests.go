@@ -211,10 +211,7 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	k := &ticket{
 		login: p.login, refused: p.token, noReplay: why != "", bytes: body.size,
-		cause: &APIError{
-			Code: refusal.Code, StatusCode: refusal.StatusCode, Unrecoverable: refusal.Unrecoverable,
-			Message: transport.Redact(refusal.Message, p.token.Reveal()),
-		},
+		cause: apiError(refusal, resp.StatusCode, p.token.Reveal()),
 	}
 	fresh, err := t.conn.admit(req.Context(), k)
 	if (err != nil || fresh.asItCame) && again != nil {
@@ -362,13 +359,7 @@ func readRefusal(resp *http.Response) *transport.Refusal {
 		io.Reader
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(head), tail), rest}
-	refusal, ok := transport.ParseRefusal(head)
-	if !ok {
-		return nil
-	}
-	if refusal.StatusCode == 0 {
-		refusal.StatusCode = resp.StatusCode
-	}
+	refusal, _ := transport.ParseRefusal(head)
 	return refusal
 }
 
