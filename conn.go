@@ -84,6 +84,8 @@ type view struct {
 	session   *session
 	token     tokens.Token // zero: none at hand
 	opened    time.Time
+	attempt   int
+	retryAt   time.Time
 	lastError error
 }
 
@@ -106,6 +108,8 @@ type Stats struct {
 	Bugs         uint64    // events that the table refuses; zero, or this package is wrong
 	Waiting      int       // API requests that wait for a token
 	ConnectedAt  time.Time // when the open socket opened; zero: none is open
+	Attempt      int       // the attempt that runs, is next, or made this connection, from 1; zero: none
+	RetryAt      time.Time // when it begins; zero: it runs, or none is due
 	LastError    error     // the last error of an attempt or a socket
 }
 
@@ -298,6 +302,8 @@ func (c *Conn) Stats() Stats {
 		Bugs:         c.count.bugs.Load(),
 		Waiting:      int(c.count.waiting.Load()),
 		ConnectedAt:  v.opened,
+		Attempt:      v.attempt,
+		RetryAt:      v.retryAt,
 		LastError:    v.lastError,
 	}
 }

@@ -424,7 +424,8 @@ func (c *Conn) publish(t fsm.Transition, n *note) {
 		}
 	}
 	v := &view{
-		state: c.pos.State, login: c.login, session: c.session, token: c.token, lastError: c.lastErr,
+		state: c.pos.State, login: c.login, session: c.session, token: c.token,
+		attempt: c.attempt, retryAt: c.retryAt, lastError: c.lastErr,
 	}
 	if c.session != nil {
 		v.opened = c.session.opened

@@ -371,12 +371,21 @@ func TestAttemptTimeout(t *testing.T) {
 				if c.Attempt != 2 || !c.RetryAt.After(c.At) {
 					w.Errorf("R4: the watcher was not told of the next attempt: %+v", c)
 				}
+				if s := w.conn.Stats(); s.Attempt != 2 || !s.RetryAt.Equal(c.RetryAt) {
+					w.Errorf("R4, O3: the counters have attempt %d at %v, not %d at %v", s.Attempt, s.RetryAt, c.Attempt, c.RetryAt)
+				}
 				w.net.BlackHole(false)
 				w.server.Heal()
 				if err := <-waits; err != nil {
 					w.Error(err)
 				}
+				if s := w.conn.Stats(); s.Attempt != 2 || !s.RetryAt.IsZero() {
+					w.Errorf("connected, the counters have attempt %d at %v", s.Attempt, s.RetryAt)
+				}
 				w.close()
+				if s := w.conn.Stats(); s.Attempt != 0 {
+					w.Errorf("closed, the counters have attempt %d", s.Attempt)
+				}
 			})
 		})
 	}
