@@ -11,6 +11,12 @@
 // joined, and a line needs nothing before it to be understood. There is no token,
 // no address, no user and no text from a server in it.
 //
+// A recording begins with the connection, or, if it comes from a [Tape] that does
+// not reach back so far, with a line that says after which transition it begins
+// and how things stood then:
+//
+//	{"after":6,"state":"Connected","facts":"SocketOpen","token":true,"met":true,"conn":"5f1c09a2be77","table":"9d41e07c33aa","sum":"5d20a9c4"}
+//
 // [Replay] takes a recording through the table of package fsm and names the first
 // line that does not fit. Specification: O4.
 package recording
@@ -43,6 +49,8 @@ type Line struct {
 	Attempt int          // the attempt that runs or is next, from 1; zero: none is due
 	Conn    string       // the connection, by a random name
 	Table   string       // the table by which it lives: [TableHash]
+
+	head *life // not a transition, but where a recording takes a connection up
 }
 
 // Append adds the line to b, with its line end, and returns the longer slice. It
@@ -72,11 +80,24 @@ func (l *Line) Append(b []byte) []byte {
 	if l.Attempt != 0 {
 		b = strconv.AppendInt(append(b, `,"attempt":`...), int64(l.Attempt), 10)
 	}
-	b = appendString(append(b, `,"conn":`...), l.Conn)
-	b = appendString(append(b, `,"table":`...), l.Table)
+	return appendEnd(b, start, l.Conn, l.Table)
+}
+
+// appendEnd ends the line that begins at start.
+func appendEnd(b []byte, start int, conn, table string) []byte {
+	b = appendString(append(b, `,"conn":`...), conn)
+	b = appendString(append(b, `,"table":`...), table)
 	sum := sumOf(b[start:])
 	b = append(append(b, beforeSum...), sum[:]...)
 	return append(b, "\"}\n"...)
+}
+
+// append adds the line by which a recording takes a connection up where it
+// stands, since what came before is not kept.
+func (c *life) append(b []byte, conn string) []byte {
+	start := len(b)
+	b = fmt.Appendf(b, `{"after":%d,"state":"%v","facts":"%v","token":%t,"met":%t`, c.seq, c.at.State, c.at.Facts, c.cached, c.met)
+	return appendEnd(b, start, conn, TableHash())
 }
 
 const beforeSum = `,"sum":"`
@@ -98,9 +119,10 @@ func appendString(b []byte, s string) []byte {
 	return append(append(append(b, '"'), s...), '"')
 }
 
-// parse reads a line without its line end. It takes names that the table knows,
+// parse reads a line. It takes names that the table knows,
 // and reports whether the line is as it was written.
 func parse(text []byte) (l Line, intact bool, err error) {
+	text = bytes.TrimRight(text, "\r\n")
 	var in struct {
 		Seq                      uint64
 		Time                     time.Time
@@ -109,6 +131,10 @@ func parse(text []byte) (l Line, intact bool, err error) {
 		Cause                    string
 		Attempt                  int
 		Conn, Table              string
+
+		After        uint64 // the line of a head has these
+		State, Facts string
+		Token, Met   bool
 	}
 	if err := json.Unmarshal(text, &in); err != nil {
 		return Line{}, false, fmt.Errorf("no line of a recording: %w", err)
@@ -118,6 +144,20 @@ func parse(text []byte) (l Line, intact bool, err error) {
 		return Line{}, false, errors.New("no line of a recording: it names no connection or no table")
 	case in.Table != TableHash():
 		return Line{}, false, fmt.Errorf("%w: %q, and this one is %q", ErrOtherTable, in.Table, TableHash())
+	}
+	intact = isIntact(text)
+	if in.After > 0 {
+		at := fsm.Position{State: states[in.State]}
+		for f := range allFacts + 1 {
+			if f.String() == in.Facts {
+				at.Facts = f
+			}
+		}
+		if at.State.String() != in.State || at.Facts.String() != in.Facts {
+			return Line{}, false, fmt.Errorf("there is no state %q with %q", in.State, in.Facts)
+		}
+		head := &life{seq: in.After, at: at, cached: in.Token, met: in.Met}
+		return Line{Conn: in.Conn, Table: in.Table, head: head}, intact, nil
 	}
 	l = Line{Seq: in.Seq, Time: in.Time, Cause: in.Cause, Attempt: in.Attempt, Conn: in.Conn, Table: in.Table}
 	var known [4]bool
@@ -137,11 +177,17 @@ func parse(text []byte) (l Line, intact bool, err error) {
 		}
 		l.Actions = append(l.Actions, a)
 	}
-	if end := len(text) - len(beforeSum) - 8 - len(`"}`); end > 0 {
-		sum := sumOf(text[:end])
-		intact = bytes.Equal(text[end:], fmt.Appendf(nil, `%s%s"}`, beforeSum, sum[:]))
-	}
 	return l, intact, nil
+}
+
+// isIntact reports whether the sum of a line fits.
+func isIntact(text []byte) bool {
+	end := len(text) - len(beforeSum) - 8 - len(`"}`)
+	if end <= 0 {
+		return false
+	}
+	sum := sumOf(text[:end])
+	return bytes.Equal(text[end:], fmt.Appendf(nil, `%s%s"}`, beforeSum, sum[:]))
 }
 
 var (
@@ -150,6 +196,8 @@ var (
 	actions  = byName(fsm.Actions())
 	verdicts = byName([]fsm.Verdict{fsm.Move, fsm.Stay, fsm.Ignore, fsm.Refuse})
 )
+
+const allFacts = fsm.InBackground | fsm.NetworkDown | fsm.SocketOpen
 
 func byName[T fmt.Stringer](all []T) map[string]T {
 	m := make(map[string]T, len(all))
@@ -172,7 +220,6 @@ var tableHash = sync.OnceValue(func() string {
 			fmt.Fprintln(h, s, e, verdict, step.To, step.Do)
 		}
 	}
-	const allFacts = fsm.InBackground | fsm.NetworkDown | fsm.SocketOpen
 	for f := fsm.Facts(0); f <= allFacts; f++ {
 		for _, e := range fsm.Events() {
 			facts, event := fsm.Qualify(f, e)

@@ -26,6 +26,8 @@ var (
 	ErrTruncated = errors.New("the last line is cut off")
 )
 
+var errChanged = errors.New("the line was changed after it had been written: its sum does not fit")
+
 // Error says at which line a replay stopped and why.
 type Error struct {
 	Line int // from 1
@@ -66,7 +68,8 @@ func (s Step) Fails() bool {
 // that it refuses. A recording may end anywhere; where its last line is cut off,
 // the error is [ErrTruncated] and fn has had all others.
 //
-// Each connection must begin with its first transition. Memory does not grow with
+// Each connection must begin with its first transition, or with the line of a
+// [Tape] that says where it begins instead. Memory does not grow with
 // the length of the recording, only with the number of connections in it.
 func Replay(r io.Reader, fn func(Step)) error {
 	machine, err := fsm.New(fsm.Declared())
@@ -101,10 +104,19 @@ func Replay(r io.Reader, fn func(Step)) error {
 			}
 			c = new(life)
 			conns[l.Conn] = c
+		} else if l.head != nil {
+			return &Error{n, errors.New("the recording of this connection has begun before")}
+		}
+		if l.head != nil {
+			if !intact {
+				return &Error{n, errChanged}
+			}
+			*c = *l.head
+			continue
 		}
 		s, err := c.take(machine, l)
 		if err == nil && !intact {
-			err = errors.New("the line was changed after it had been written: its sum does not fit")
+			err = errChanged
 		}
 		if err != nil {
 			return &Error{n, err}
