@@ -64,6 +64,9 @@ func (t *Tape) Write(text []byte) (int, error) {
 		limit = 256
 	}
 	if len(t.ring) < limit {
+		if len(t.ring) == cap(t.ring) {
+			t.ring = append(make([]kept, 0, min(max(8, 2*len(t.ring)), limit)), t.ring...)
+		}
 		t.ring = append(t.ring, k)
 		return len(text), nil
 	}
