@@ -360,8 +360,8 @@ func (c *Conn) Foreground() { c.post(&note{event: fsm.Foreground}) }
 func (c *Conn) NetworkLost() { c.post(&note{event: fsm.NetworkLost}) }
 
 // NetworkAvailable reports that there is a network, or another one: a paused
-// connection is opened again, a waiting one does not wait any longer, an open
-// one is probed.
+// connection is opened again, a waiting one does not wait any longer, a dial
+// that has run for 2 s begins anew, an open socket is probed. Specification: L2.
 func (c *Conn) NetworkAvailable() { c.post(&note{event: fsm.NetworkAvailable}) }
 
 // Woke reports that the machine slept: an open connection is probed at once,

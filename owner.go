@@ -341,7 +341,13 @@ func (c *Conn) do(a fsm.Action, n *note) {
 		c.identify()
 		c.tickets.release(c)
 	case fsm.Dial:
+		c.count.attempts.Add(1)
 		c.dial()
+	case fsm.Redial:
+		if w := c.under[dialing]; w != nil && w.age() >= max(oldDial, c.cfg.MinDialInterval) {
+			c.abandon(dialing)
+			c.dial()
+		}
 	case fsm.Listen:
 		c.listen(n)
 	case fsm.Probe:

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -268,6 +269,64 @@ func TestDialLimit(t *testing.T) {
 		for _, conn := range conns {
 			conn.Close()
 		}
+	})
+}
+
+// L2: a dial that is stuck on the network that was begins anew on the one that is; one
+// that waits for the program's limit keeps its place there.
+func TestL2_AnOldDialBeginsAnew(t *testing.T) {
+	var dialled, asked atomic.Int64
+	var turn chan struct{}
+	inWorld(t, func(c *chatconn.Config) {
+		turn = make(chan struct{}, 1) // in the bubble
+		c.DialLimit = func(ctx context.Context) error {
+			asked.Add(1)
+			select {
+			case <-turn:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		dial := c.DialContext
+		c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if dialled.Add(1) == 1 {
+				<-ctx.Done() // its packets go where nobody is any more
+				return nil, ctx.Err()
+			}
+			return dial(ctx, network, addr)
+		}
+	}, func(w *world) {
+		began := time.Now()
+		result := w.connect(w.Context(), w.source("john"))
+		expect := func(what string, wantAsked, wantDialled int64) {
+			w.Helper()
+			synctest.Wait()
+			if a, d := asked.Load(), dialled.Load(); a != wantAsked || d != wantDialled {
+				w.Errorf("%s: the limit was asked %d times, %d dials; want %d, %d", what, a, d, wantAsked, wantDialled)
+			}
+		}
+		time.Sleep(time.Minute)
+		w.conn.NetworkAvailable()
+		expect("in the queue for a minute", 1, 0)
+		turn <- struct{}{}
+		expect("its turn", 1, 1)
+		time.Sleep(1999 * time.Millisecond)
+		w.conn.NetworkAvailable()
+		expect("a young dial", 1, 1)
+		time.Sleep(time.Millisecond)
+		w.conn.NetworkAvailable()
+		expect("an old dial", 2, 1)
+		turn <- struct{}{}
+		expect("its second turn", 2, 2)
+		w.is(fsm.Connected)
+		if err := <-result; err != nil {
+			w.Error(err)
+		}
+		if took := time.Since(began); took != time.Minute+2*time.Second {
+			w.Errorf("connected after %v", took)
+		}
+		w.close()
 	})
 }
 

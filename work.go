@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/chatconn/chatconn/fsm"
@@ -31,13 +32,14 @@ const (
 // late news changes nothing. Specification: M5.
 type work struct {
 	kind   kind
-	timer  *time.Timer        // of a wait
-	cancel context.CancelFunc // of a load or a dial
-	socket *transport.Socket  // of a socket
-	token  tokens.Token       // with which a socket was opened
-	user   *User              // as whom a dial connects
-	sent   json.RawMessage    // the user's details that a dial sends; nil: only the id
-	done   chan struct{}      // closed when nothing of it is left
+	timer  *time.Timer               // of a wait
+	cancel context.CancelFunc        // of a load or a dial
+	socket *transport.Socket         // of a socket
+	token  tokens.Token              // with which a socket was opened
+	user   *User                     // as whom a dial connects
+	sent   json.RawMessage           // the user's details that a dial sends; nil: only the id
+	turned atomic.Pointer[time.Time] // when it was a dial's turn; nil: it waits for that
+	done   chan struct{}             // closed when nothing of it is left
 }
 
 // stop abandons the work. It never blocks.
@@ -51,6 +53,14 @@ func (w *work) stop() {
 	if w.socket != nil {
 		w.socket.HangUp()
 	}
+}
+
+// age tells how long ago it was a dial's turn; zero while it waits for that.
+func (w *work) age() time.Duration {
+	if turned := w.turned.Load(); turned != nil {
+		return time.Since(*turned)
+	}
+	return 0
 }
 
 // ending is the end of a piece of work.
@@ -150,9 +160,13 @@ func (c *Conn) load() {
 	}()
 }
 
+// oldDial is the age from which a dial is begun anew when the network is another
+// one. What a system has sent by then into a dead link it repeats so seldom that
+// the link may be whole for long before the peer hears of it.
+const oldDial = 2 * time.Second
+
 // dial opens a socket, once the close frame of the one before is out.
 func (c *Conn) dial() {
-	c.count.attempts.Add(1)
 	c.pace.began = time.Now() // again: its token may have taken long
 	l := c.login
 	ctx, cancel := context.WithCancel(context.Background())
@@ -211,6 +225,8 @@ func (c *Conn) turn(ctx context.Context, before []<-chan struct{}) error {
 // open makes one attempt within its deadline. A dialer of the program that
 // ignores its context is left behind.
 func (c *Conn) open(ctx context.Context, w *work, anonymous bool, n *note) error {
+	now := time.Now()
+	w.turned.Store(&now)
 	const grace = 100 * time.Millisecond // for an attempt that obeys, to say what it was doing
 	left := time.AfterFunc(c.cfg.AttemptTimeout+grace, func() { c.post(&note{work: w, err: errOverdue}) })
 	defer left.Stop()

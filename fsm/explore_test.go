@@ -150,6 +150,7 @@ func (w world) meets(e Event) world {
 type deeds struct {
 	settled, failed, released bool // somebody waited, and was answered
 	probed, skipped           bool
+	redialled                 bool
 	remembered                bool // as refused
 	loads, dials              bool // began
 	broken                    string
@@ -195,6 +196,8 @@ func (w *world) do(a Action, d *deeds) {
 		must(w.token, "M1: there is no token to dial with")
 		must(!w.dial && !w.socket, "M1: a second socket")
 		w.dial, d.dials = true, true
+	case Redial:
+		d.redialled = w.dial
 	case Listen:
 		must(w.socket && !w.reading, "M1: no socket to read, or a second reader")
 		w.reading = true
@@ -340,6 +343,10 @@ var laws = []struct {
 	}},
 	{"R1, C6, L2, H3: a wait ends early exactly when somebody is impatient", func(s step) bool {
 		return s.skipped == (s.before.wait && !s.before.skipped && s.impatient())
+	}},
+
+	{"L2: a dial begins anew exactly when the network is another one", func(s step) bool {
+		return s.redialled == (s.before.dial && s.is(NetworkAvailable))
 	}},
 
 	{"Q3, C5, L1, L2, H1: a socket is open exactly as long as it is good, wanted and allowed", func(s step) bool { return s.after.socket == s.session() }},

@@ -195,6 +195,7 @@ const (
 	LoadToken      // get a token: the cached one, else from the source
 	Release        // let the waiting API requests go, with the token at hand
 	Dial           // open a socket
+	Redial         // begin the dial under way anew, if it is an old one
 	Listen         // read the socket that has opened
 	Probe          // ask the open socket, if there is one, for a sign of life
 	Settle         // answer the waiting callers with the session
@@ -216,7 +217,7 @@ func Actions() []Action {
 var actionNames = [numActions]string{
 	"none",
 	"Halt", "HangUp", "DropToken", "RefuseToken", "ForgetUser", "ForgetStranger",
-	"Retry", "SkipWait", "LoadToken", "Release", "Dial", "Listen", "Probe",
+	"Retry", "SkipWait", "LoadToken", "Release", "Dial", "Redial", "Listen", "Probe",
 	"Settle", "Fail", "Finish",
 }
 

@@ -58,7 +58,7 @@ var declared = complete(Table{
 		ForegroundHeld:       refuse("a network that is down would have paused the attempt"),
 		Woke:                 stay("the wait was meant for a clock that has jumped", SkipWait),
 		NetworkLost:          move(Paused, "the first hold: everything stops", Halt),
-		NetworkAvailable:     stay("the cause of the wait may be gone", SkipWait),
+		NetworkAvailable:     stay("the cause of the wait may be gone, and the route of an old dial", SkipWait, Redial),
 		NetworkAvailableHeld: refuse("the background would have paused the attempt"),
 		TokenLoaded:          stay("the attempt has its token; so have the waiting requests", Release, Dial),
 		TokenRenewed:         refuse("no socket is open while Connecting"),
