@@ -58,6 +58,7 @@ var places = []place{
 	{dir: "docs", tests: []string{"devserver"}},
 	{dir: "examples/...", ours: []string{".", "chatapi", "devserver", "examples/internal/follow", "examples/internal/service", "fsm", "tokens"}, tests: []string{"transport/memnet"}},
 
+	{dir: "internal/halfopen", tests: []string{".", "devserver", "fsm", "tokens"}},
 	{dir: "internal/mutants", ours: []string{"fsm"}},
 	{dir: "internal/speccheck"},
 	{dir: "bench", ours: []string{"."}, tests: []string{"...", gorilla}},
