@@ -13,6 +13,9 @@ import (
 type Options struct {
 	Current   string  // the state to light up; empty for none
 	Highlight []Place // the moves and stays to bring out while the rest fades; nil fades nothing
+	// Walks, if not nil, is how often each cell was walked, by a test run perhaps:
+	// the picture says so beside every event, and brings out what was not.
+	Walks map[Place]int
 }
 
 // Place is the place of a cell in a [Table].
@@ -28,8 +31,7 @@ type Place struct{ State, Event string }
 // events that cause it. So every pair of states has a place of its own, and no
 // text can meet another, a line or a box, however many states there are.
 func SVG(t Table, o Options) string {
-	l := layOut(t)
-	w := svgWriter{Table: t, layout: l, Options: o, cells: t.cells(), kinds: t.kinds()}
+	w := svgWriter{Table: t, layout: layOut(t, o), Options: o, cells: t.cells(), kinds: t.kinds()}
 	w.open()
 	w.arrows()
 	w.states()
@@ -44,6 +46,8 @@ const (
 	margin   = 16.0
 	nameSize = 15.0
 	textSize = 12.0
+	boldest  = 1.1 // how much wider bold text is at most
+	boldSize = boldest * textSize
 	lineStep = 16.0 // from one line of text to the next
 	padding  = 11.0 // between the border of a box and its text
 	header   = 34.0 // the height of a box with nothing but its name
@@ -60,6 +64,7 @@ const (
 type layout struct {
 	stays         [][]EventInfo
 	moves         []arrow
+	ignored       []share   // the ignored cells of each state, if walks are shown
 	x, width      []float64 // of the columns, and of the boxes in them
 	y, height     []float64 // of the boxes
 	right, bottom float64
@@ -74,28 +79,43 @@ type key struct {
 
 const hint = "in a box: acts and stays · beside a turn: moves along the arrow"
 
-func layOut(t Table) layout {
+// layOut leaves room for what may be bold, so that a picture stays as it is whatever
+// is brought out.
+func layOut(t Table, o Options) layout {
 	var l layout
 	n := len(t.States)
 	l.stays, l.moves = t.arrows()
 	l.x, l.width = make([]float64, n), make([]float64, n)
 	l.y, l.height = make([]float64, n), make([]float64, n)
 	deep := make([]float64, n) // how far down a row reaches
+	if o.Walks != nil {
+		l.ignored = make([]share, n)
+		for _, c := range t.Cells {
+			if i := slices.Index(t.States, c.From); i >= 0 && c.Verdict == Ignore {
+				l.ignored[i].add(o.Walks[Place{c.From, c.Event}])
+			}
+		}
+	}
 
 	for i, s := range t.States {
-		l.width[i] = 2*padding + textWidth(s, 1.1*nameSize) // bold
+		l.width[i] = 2*padding + textWidth(s, boldest*nameSize)
 		l.height[i] = header
 		for _, e := range l.stays[i] {
-			l.width[i] = max(l.width[i], 2*padding+textWidth(e.Name, textSize))
+			l.width[i] = max(l.width[i], 2*padding+textWidth(o.caption(s, e), boldSize))
 		}
-		if k := len(l.stays[i]); k > 0 {
+		k := len(l.stays[i])
+		if o.Walks != nil && l.ignored[i].all > 0 {
+			l.width[i] = max(l.width[i], 2*padding+textWidth(l.ignored[i].String(), boldSize))
+			k++
+		}
+		if k > 0 {
 			l.height[i] += float64(k)*lineStep + padding/2
 		}
 		deep[i] = l.height[i]
 	}
 	for _, a := range l.moves {
 		for _, e := range a.events {
-			l.width[a.to] = max(l.width[a.to], inset+beside+textWidth(e.Name, textSize))
+			l.width[a.to] = max(l.width[a.to], inset+beside+textWidth(o.caption(t.States[a.from], e), boldSize))
 		}
 		deep[a.from] = max(deep[a.from], header/2+float64(len(a.events))*lineStep+beside)
 	}
@@ -106,12 +126,15 @@ func layOut(t Table) layout {
 		y += deep[i] + rows
 	}
 	l.right = max(x-columns, margin+textWidth(hint, textSize)) + margin
-	l.bottom = l.legend(t, y) + margin
+	if o.Walks != nil {
+		l.right = max(l.right, 2*margin+textWidth(walksHint, textSize))
+	}
+	l.bottom = l.legend(t, o, y) + margin
 	return l
 }
 
 // legend places the keys, in as many lines as they need, and returns the lower end.
-func (l *layout) legend(t Table, y float64) float64 {
+func (l *layout) legend(t Table, o Options, y float64) float64 {
 	x := margin
 	put := func(text string, indent float64) {
 		width := indent + textWidth(text, textSize)
@@ -125,6 +148,10 @@ func (l *layout) legend(t Table, y float64) float64 {
 		put(kindName(k), 14)
 	}
 	put(hint, 0)
+	if o.Walks != nil {
+		put(walksHint, 0)
+		put(o.sum(t), 0)
+	}
 	return y + 4
 }
 
@@ -157,6 +184,9 @@ func (w *svgWriter) open() {
 	w.add(".machine { font: %.0fpx system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Helvetica, Arial, sans-serif }", textSize)
 	w.add(".machine .name { font-size: %.0fpx; font-weight: 600 }", nameSize)
 	w.add(".machine .line { fill: none; stroke-width: 2 }\n.machine .box { stroke-width: 1.5 }")
+	if w.Walks != nil {
+		w.add(".machine .never { font-weight: 600; text-decoration: underline }\n.machine .never .line, .machine .never .box { stroke-dasharray: 5 4 }")
+	}
 	w.add(".machine .lit .line { stroke-width: 3 }\n.machine .current .box { stroke-width: 3 }\n.machine .lit { font-weight: 600 }\n.machine text.faded, .machine .state.faded { opacity: .4 }")
 	w.paint(false)
 	w.add("@media (prefers-color-scheme: dark) {")
@@ -217,7 +247,7 @@ func (w *svgWriter) arrows() {
 				side, right, down = w.x[a.from], -1, -1
 			}
 			w.add(`<g class="arrow%s" data-from="%s" data-to="%s"><path class="line" d="M%.0f %.0fH%.0fQ%.0f %.0f %.0f %.0fV%.0f"/>%s</g>`,
-				mood, xmlText(w.States[a.from]), xmlText(w.States[a.to]),
+				mood+w.never(w.States[a.from], a.events), xmlText(w.States[a.from]), xmlText(w.States[a.to]),
 				side, row, x-right*turn, x, row, x, row+down*turn, y-down*tip, tipOf(x, y, down))
 		}
 	}
@@ -236,6 +266,7 @@ func (w *svgWriter) states() {
 		} else if w.Highlight != nil && !w.touched(i) {
 			class = "state faded"
 		}
+		class += w.never(s, w.Events)
 		w.add(`<g class="%s" data-state="%s"><rect class="box" x="%.0f" y="%.0f" width="%.0f" height="%.0f" rx="8"/>`, class, xmlText(s), w.x[i], w.y[i], w.width[i], w.height[i])
 		w.add(`<text class="name" x="%.0f" y="%.0f">%s</text></g>`, w.x[i]+padding, w.y[i]+header/2+5, xmlText(s))
 	}
@@ -254,7 +285,10 @@ func (w *svgWriter) touched(i int) bool {
 func (w *svgWriter) labels() {
 	for i, events := range w.stays {
 		for k, e := range events {
-			w.label(i, e, w.x[i]+padding, w.y[i]+header+float64(k)*lineStep+textSize-4, "start")
+			w.label(i, e, w.x[i]+padding, w.inBox(i, k), "start")
+		}
+		if w.Walks != nil && w.ignored[i].all > 0 {
+			w.ignores(i, w.x[i]+padding, w.inBox(i, len(events)))
 		}
 	}
 	for _, a := range w.moves {
@@ -269,6 +303,11 @@ func (w *svgWriter) labels() {
 	}
 }
 
+// inBox is where a line of text stands in the box of a state.
+func (w *svgWriter) inBox(state, line int) float64 {
+	return w.y[state] + header + float64(line)*lineStep + textSize - 4
+}
+
 func (w *svgWriter) label(state int, e EventInfo, x, y float64, anchor string) {
 	s := w.States[state]
 	c := w.cells[Place{s, e.Name}]
@@ -277,7 +316,7 @@ func (w *svgWriter) label(state int, e EventInfo, x, y float64, anchor string) {
 		what = strings.Join(c.Actions, ", ") + ": " + what
 	}
 	w.add(`<text class="kind%d%s" data-from="%s" data-event="%s" x="%.0f" y="%.0f" text-anchor="%s">%s<title>%s</title></text>`,
-		slices.Index(w.kinds, e.Kind), w.mood(s, []EventInfo{e}), xmlText(s), xmlText(e.Name), x, y, anchor, xmlText(e.Name), xmlText(what))
+		slices.Index(w.kinds, e.Kind), w.mood(s, []EventInfo{e})+w.never(s, []EventInfo{e}), xmlText(s), xmlText(e.Name), x, y, anchor, xmlText(w.caption(s, e)), xmlText(what))
 }
 
 func (w *svgWriter) legend() {

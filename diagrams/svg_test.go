@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -89,8 +90,11 @@ func collisions(t *testing.T, svg string) (found []string) {
 		switch {
 		case e.name == "text":
 			size := textSize
-			if e.is("name") {
-				size = nameSize * 1.1
+			switch {
+			case e.is("name"):
+				size = boldest * nameSize
+			case e.is("lit") || e.is("never"):
+				size = boldSize
 			}
 			x, y, width := e.num(t, "x"), e.num(t, "y"), textWidth(e.text, size)
 			if e.attr["text-anchor"] == "end" {
@@ -183,11 +187,41 @@ func crowd(states int, name string) Table {
 	return m
 }
 
-// G1: no text meets another, a line or the border of a box, whatever the machine.
+// anyMachine is a machine with names of any length in which any event may do anything.
+func anyMachine(r *rand.Rand) Table {
+	name := func(i int) string { return fmt.Sprint(strings.Repeat("Wm il", r.IntN(6)), i) }
+	m := Table{Name: "any"}
+	for i := range 1 + r.IntN(6) {
+		m.States = append(m.States, name(i))
+	}
+	for i := range 1 + r.IntN(20) {
+		m.Events = append(m.Events, EventInfo{name(i), name(r.IntN(9))})
+	}
+	for _, s := range m.States {
+		for _, e := range m.Events {
+			c := Cell{From: s, Event: e.Name, To: m.States[r.IntN(len(m.States))], Verdict: Move, Reason: "why"}
+			if c.To == s {
+				c.Verdict = []string{Stay, Ignore, Refuse}[r.IntN(3)]
+			}
+			if c.Verdict == Stay {
+				c.Actions = []string{"Act"}
+			}
+			m.Cells = append(m.Cells, c)
+		}
+	}
+	return m
+}
+
+// G1: no text meets another, a line or the border of a box, whatever the machine
+// and whatever is brought out.
 func TestNothingOverlaps(t *testing.T) {
 	machines := []Table{Chatconn(), door(), {}, {States: []string{"Alone"}}}
 	for n := range 9 {
 		machines = append(machines, crowd(n, "S"), crowd(n, "A state with quite a long name, number "), crowd(n, "状態"))
+	}
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 50 {
+		machines = append(machines, anyMachine(r))
 	}
 	for _, m := range machines {
 		if len(m.Cells) > 0 {
@@ -195,10 +229,35 @@ func TestNothingOverlaps(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, c := range collisions(t, SVG(m, Options{})) {
-			t.Errorf("%s with %d states: %s", m.Name, len(m.States), c)
+		for look, o := range looks(m) {
+			for _, c := range collisions(t, SVG(m, o)) {
+				t.Errorf("%s with %d states, %s: %s", m.Name, len(m.States), look, c)
+			}
 		}
 	}
+}
+
+// looks are the ways in which a machine can be shown: each part of it brought out,
+// and each part walked.
+func looks(m Table) map[string]Options {
+	some, all := map[Place]int{}, map[Place]int{}
+	var lit []Place
+	for i, c := range m.Cells {
+		at := Place{c.From, c.Event}
+		all[at] = 1_000_000
+		if i%3 > 0 {
+			some[at] = i
+		}
+		lit = append(lit, at)
+	}
+	looks := map[string]Options{
+		"plain": {}, "faded": {Highlight: []Place{}}, "lit": {Highlight: lit},
+		"not walked": {Walks: map[Place]int{}}, "walked": {Walks: all}, "partly walked": {Walks: some, Highlight: lit[:len(lit)/2]},
+	}
+	if n := len(m.States); n > 0 {
+		looks["in the last state"] = Options{Current: m.States[n-1], Highlight: lit, Walks: some}
+	}
+	return looks
 }
 
 // The check of overlaps finds them: here are pictures with one label moved, or
@@ -304,6 +363,40 @@ func TestHighlight(t *testing.T) {
 	}
 	if none, _ := parse(t, SVG(Chatconn(), Options{Highlight: []Place{}})); slices.ContainsFunc(none, func(e element) bool { return e.is("lit") }) {
 		t.Error("an empty highlight brings something out")
+	}
+}
+
+// G3: the picture of walks says of every move and stay how often it was walked, of
+// every state how much of what it ignores, and how much of all; what was not
+// walked can be told without colours.
+func TestWalksAreShown(t *testing.T) {
+	m := door()
+	walks := map[Place]int{{"Shut", "Push"}: 12, {"Shut", "Night"}: 1, {"Ajar", "Night"}: 5} // the last one is refused
+	all, _ := parse(t, SVG(m, Options{Walks: walks}))
+	said := map[string]string{}
+	for _, e := range all {
+		switch {
+		case e.name == "text" && e.attr["data-event"] != "":
+			said[e.attr["data-from"]+" "+e.attr["data-event"]] = fmt.Sprint(e.text, e.is("never"))
+		case e.name == "text":
+			said[e.text] = fmt.Sprint(e.is("never"))
+		case e.attr["data-to"] != "":
+			said["from "+e.attr["data-from"]] = fmt.Sprint(e.is("never"))
+		case e.attr["data-state"] != "":
+			said[e.attr["data-state"]] = fmt.Sprint(e.is("never"))
+		}
+	}
+	for what, want := range map[string]string{
+		"Shut Push": "Push ×12false", "Shut Draught": "Draught ×0true", "Ajar Pull": "Pull ×0true", "Ajar Draught": "Draught ×0true",
+		"ignored: 1 of 2 walked": "true", "ignored: 0 of 1 walked": "true", "walked: 2 of 7 cells, 28.6 %": "false",
+		"from Shut": "false", "from Ajar": "true", walksHint: "false",
+	} {
+		if said[what] != want {
+			t.Errorf("%s: %q, want %q", what, said[what], want)
+		}
+	}
+	if plain := SVG(m, Options{}); strings.Contains(plain, "never") || strings.Contains(plain, "×") || strings.Contains(plain, "walked") {
+		t.Error("the plain picture speaks of walks")
 	}
 }
 
