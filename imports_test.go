@@ -52,8 +52,8 @@ var places = []place{
 
 	{dir: ".", ours: []string{"fsm", "recording", "tokens", "transport"}, theirs: []string{backoff}, tests: []string{"...", gorilla}},
 
-	{dir: "conntest", ours: []string{".", "devserver", "fsm", "tokens", "transport", "transport/memnet"}},
-	{dir: "cmd/chatconn", ours: []string{".", "devserver", "diagrams", "fsm", "recording", "tokens", "transport"}, theirs: []string{kong}},
+	{dir: "conntest", ours: []string{".", "devserver", "diagrams", "fsm", "tokens", "transport", "transport/memnet"}},
+	{dir: "cmd/chatconn", ours: []string{".", "conntest", "devserver", "diagrams", "fsm", "recording", "tokens", "transport"}, theirs: []string{kong}},
 
 	{dir: "docs", tests: []string{"devserver"}},
 	{dir: "examples/...", ours: []string{".", "chatapi", "devserver", "examples/internal/follow", "examples/internal/service", "fsm", "tokens"}, tests: []string{"transport/memnet"}},

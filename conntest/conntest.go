@@ -25,7 +25,9 @@
 // stayed open, a user had two sockets at once, or a goroutine is left.
 //
 // [Table] tests single transitions of the machine. Both fill a [Coverage]: which
-// cells of the table a test has walked.
+// cells of the table a test has walked. [Coverage.Main] fails a package whose tests
+// walk too little; "chatconn coverage" puts several packages together and paints
+// the picture of the machine.
 //
 // The commands are listed by [Commands].
 package conntest

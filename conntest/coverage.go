@@ -2,6 +2,7 @@ package conntest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/chatconn/chatconn/diagrams"
 	"github.com/chatconn/chatconn/fsm"
 )
 
@@ -74,16 +76,32 @@ func (c *Coverage) Merge(other *Coverage) {
 	}
 }
 
-// Missing returns the cells that can be walked and were not, in the order of
-// states and events.
-func (c *Coverage) Missing() []Cell {
-	return slices.DeleteFunc(Cells(), func(cell Cell) bool { return c.Walks(cell) > 0 })
+// Missing returns the cells that can be walked and were not, without the excepted
+// ones, in the order of states and events.
+func (c *Coverage) Missing(except ...Cell) []Cell {
+	return slices.DeleteFunc(Cells(), func(cell Cell) bool { return c.Walks(cell) > 0 || slices.Contains(except, cell) })
 }
 
-// Percent returns the walked share of the cells that can be walked.
-func (c *Coverage) Percent() float64 {
-	all := len(Cells())
-	return 100 * float64(all-len(c.Missing())) / float64(all)
+// Percent returns the walked share of the cells that can be walked and are not
+// excepted; 100 if there is none.
+func (c *Coverage) Percent(except ...Cell) float64 {
+	all := len(slices.DeleteFunc(Cells(), func(cell Cell) bool { return slices.Contains(except, cell) }))
+	if all == 0 {
+		return 100
+	}
+	return 100 * float64(all-len(c.Missing(except...))) / float64(all)
+}
+
+// Check returns an error that names the missing cells, if less than min percent of
+// the cells that can be walked and are not excepted were walked.
+func (c *Coverage) Check(min float64, except ...Cell) error {
+	if !(min > 0 && min <= 100) {
+		return fmt.Errorf("conntest: coverage: %v %% is no share to ask for", min)
+	}
+	if percent := c.Percent(except...); percent < min {
+		return fmt.Errorf("conntest: coverage: %.1f %% of the cells are walked, and %.1f %% are asked for; missing: %v", percent, min, c.Missing(except...))
+	}
+	return nil
 }
 
 // String is the matrix of states and events with the number of walks; a dot
@@ -110,6 +128,48 @@ func (c *Coverage) String() string {
 	return b.String()
 }
 
+// Markdown is the same matrix as a table in Markdown, with the missing cells below.
+func (c *Coverage) Markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%.1f %% of %d cells are walked.\n\n| event |", c.Percent(), len(Cells()))
+	for _, s := range fsm.States() {
+		fmt.Fprintf(&b, " %v |", s)
+	}
+	b.WriteString("\n| --- |" + strings.Repeat(" ---: |", len(fsm.States())) + "\n")
+	for _, e := range fsm.Events() {
+		fmt.Fprintf(&b, "| %v |", e)
+		for _, s := range fsm.States() {
+			mark := "**0**"
+			if n := c.Walks(Cell{s, e}); n > 0 {
+				mark = fmt.Sprint(n)
+			} else if _, verdict := fsm.Next(s, e); verdict == fsm.Refuse {
+				mark = "✗"
+			}
+			fmt.Fprintf(&b, " %s |", mark)
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteString("\nA number counts walks; ✗ cannot happen there.\n")
+	for i, cell := range c.Missing() {
+		if i == 0 {
+			b.WriteString("\nNot walked:\n\n")
+		}
+		fmt.Fprintf(&b, "- %v\n", cell)
+	}
+	return b.String()
+}
+
+// SVG is the picture of the machine, with the number of walks beside each event.
+func (c *Coverage) SVG() string {
+	walks := make(map[diagrams.Place]int)
+	for _, cell := range Cells() {
+		walks[diagrams.Place{State: cell.From.String(), Event: cell.Event.String()}] = c.Walks(cell)
+	}
+	t := diagrams.Chatconn()
+	t.Name = "chatconn, as walked by tests"
+	return diagrams.SVG(t, diagrams.Options{Walks: walks})
+}
+
 // walked is a cell in JSON.
 type walked struct {
 	From  string `json:"from"`
@@ -132,12 +192,19 @@ func (c *Coverage) Write(w io.Writer) error {
 	return enc.Encode(all)
 }
 
+// maxCoverage is more than any coverage has, in bytes.
+const maxCoverage = 1 << 20
+
 // Read adds what Write has written, by another test binary perhaps. A state or an
 // event that this table does not have is an error, and nothing is added.
 func (c *Coverage) Read(r io.Reader) error {
 	var all []walked
-	if err := json.NewDecoder(r).Decode(&all); err != nil {
+	in := json.NewDecoder(io.LimitReader(r, maxCoverage))
+	if err := in.Decode(&all); err != nil {
 		return fmt.Errorf("conntest: coverage: %w", err)
+	}
+	if _, err := in.Token(); err != io.EOF {
+		return errors.New("conntest: coverage: something stands behind its end")
 	}
 	var read Coverage
 	for _, w := range all {

@@ -177,6 +177,37 @@ func TestIncompleteTables(t *testing.T) {
 	}
 }
 
+// Only lines of transitions count, each cell once; a step that the table does not
+// know means that the scenario is out of date.
+func TestWalked(t *testing.T) {
+	path, err := Walked(Chatconn(), `# Offline -Woke-> Nowhere is prose.
+connect john
+  Offline -Connect-> Connecting / Retry  (attempt 1, at once)
+  source john is asked (load 1)
+wait 3s
+  +3s Connecting -RetryDue-> Connecting / LoadToken
+  Connecting -RetryDue-> Connecting / LoadToken
+  Connecting -Background-> Paused / Halt
+  Paused -Woke-> Paused  ignored
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range path {
+		got = append(got, c.From+" "+c.Event)
+	}
+	const want = "Offline Connect, Connecting RetryDue, Connecting Background, Paused Woke"
+	if strings.Join(got, ", ") != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for _, text := range []string{"", "connect john\n", "  Offline -Fly-> Connecting\n", "  Offline -Connect-> Connected / Retry\n"} {
+		if path, err := Walked(Chatconn(), text); err == nil {
+			t.Errorf("%q: %v", text, path)
+		}
+	}
+}
+
 // hostile puts a name everywhere in a machine, made unique where it must be.
 func hostile(name string) Table {
 	m := door()

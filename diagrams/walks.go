@@ -1,6 +1,7 @@
 package diagrams
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -63,4 +64,35 @@ func (w *svgWriter) ignores(state int, x, y float64) {
 		class, tip = ` class="never"`, "not walked: "+strings.Join(never, ", ")
 	}
 	w.add(`<text%s x="%.0f" y="%.0f">%s<title>%s</title></text>`, class, x, y, w.ignored[state], xmlText(tip))
+}
+
+// Walked returns the cells that the transcript of a script walks, each once, in
+// order. A line of a transition reads "  Offline -Connect-> Connecting / Retry  (…)",
+// perhaps with the time that has passed before it. A step that the table does not
+// have is an error, and so is a transcript without any.
+func Walked(t Table, transcript string) ([]Cell, error) {
+	var path []Cell
+	for line := range strings.Lines(transcript) {
+		rest, isOutput := strings.CutPrefix(line, "  ")
+		fields := strings.Fields(rest)
+		if isOutput && len(fields) > 0 && strings.HasPrefix(fields[0], "+") {
+			fields = fields[1:]
+		}
+		if !isOutput || len(fields) < 3 || !strings.HasPrefix(fields[1], "-") || !strings.HasSuffix(fields[1], "->") {
+			continue
+		}
+		event := strings.TrimSuffix(strings.TrimPrefix(fields[1], "-"), "->")
+		same := func(c Cell) bool { return c.From == fields[0] && c.Event == event }
+		i := slices.IndexFunc(t.Cells, same)
+		if i < 0 || t.Cells[i].To != fields[2] {
+			return nil, fmt.Errorf("diagrams: the table has no such step: %s", strings.TrimSpace(line))
+		}
+		if !slices.ContainsFunc(path, same) {
+			path = append(path, t.Cells[i])
+		}
+	}
+	if len(path) == 0 {
+		return nil, errors.New("diagrams: no transition is in the transcript")
+	}
+	return path, nil
 }

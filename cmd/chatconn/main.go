@@ -7,6 +7,7 @@
 //	chatconn token      make, read and check tokens
 //	chatconn diagram    draw the table by which every connection lives
 //	chatconn replay     take a recording through that table, and draw it
+//	chatconn coverage   add up which of its cells the tests have walked
 //
 // Each has --help. Results go to standard output, with --json as one JSON object
 // a line; errors go to standard error. The exit code is 0, or 1 if the command
@@ -62,8 +63,9 @@ type commands struct {
 		Inspect tokenInspect `cmd:"" help:"Show what a token says, without verifying it."`
 		Verify  tokenVerify  `cmd:"" help:"Check a token's signature and times, as the service does."`
 	} `cmd:"" help:"Make, read and check tokens."`
-	Diagram diagram `cmd:"" help:"Draw the states and events of a connection."`
-	Replay  replay  `cmd:"" help:"Take a recording through the table, and sum it up or draw it."`
+	Diagram  diagram  `cmd:"" help:"Draw the states and events of a connection."`
+	Replay   replay   `cmd:"" help:"Take a recording through the table, and sum it up or draw it."`
+	Coverage coverage `cmd:"" help:"Add up which cells of the table the tests have walked, and show it."`
 }
 
 // asJSON says that the output is for programs.

@@ -158,10 +158,11 @@ func TestHelp(t *testing.T) {
 		"token verify":  "$CHATCONN_SECRET",
 		"replay":        "recording",
 		"diagram":       "mermaid, dot, plantuml, svg, matrix, json",
+		"coverage":      "CHATCONN_COVERAGE=/tmp/walked go test",
 	} {
 		got := call(t, append(strings.Fields(command), "--help")...)
 		got.want(t, ok)
-		if !strings.Contains(got.out, says) || !strings.Contains(got.out, "--json") {
+		if text := strings.Join(strings.Fields(got.out), " "); !strings.Contains(text, says) || !strings.Contains(got.out, "--json") {
 			t.Errorf("%s --help does not explain %q:\n%s", command, says, got.out)
 		}
 		if strings.Contains(got.out+got.err, "not-to-be-shown") {

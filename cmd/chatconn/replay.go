@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -126,18 +125,6 @@ func (r replay) Run(std streams, wantJSON asJSON) error {
 		return nil
 	}
 	return wrong
-}
-
-// writeTo writes to a file, or to out if there is none.
-func writeTo(out io.Writer, file, content string) error {
-	if file == "" {
-		_, err := io.WriteString(out, content)
-		return err
-	}
-	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-		return fmt.Errorf("--out: %w", err)
-	}
-	return nil
 }
 
 func found(s *tape.Summary, at *tape.Error) replayed {

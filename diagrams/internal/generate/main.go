@@ -8,7 +8,6 @@ import (
 	"log"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/chatconn/chatconn/diagrams"
@@ -69,7 +68,7 @@ func generated(root string) (map[string][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		path, err := walked(t, string(text))
+		path, err := diagrams.Walked(t, string(text))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
@@ -88,36 +87,6 @@ func generated(root string) (map[string][]byte, error) {
 	}
 	files[walkthrough] = []byte(filled)
 	return files, nil
-}
-
-// walked returns the cells that a transcript walks, each once, in order. A line of
-// a transition reads "  Offline -Connect-> Connecting / Retry  (…)", perhaps with
-// the time that has passed before it.
-func walked(t diagrams.Table, transcript string) ([]diagrams.Cell, error) {
-	var path []diagrams.Cell
-	for line := range strings.Lines(transcript) {
-		rest, isOutput := strings.CutPrefix(line, "  ")
-		fields := strings.Fields(rest)
-		if isOutput && len(fields) > 0 && strings.HasPrefix(fields[0], "+") {
-			fields = fields[1:]
-		}
-		if !isOutput || len(fields) < 3 || !strings.HasPrefix(fields[1], "-") || !strings.HasSuffix(fields[1], "->") {
-			continue
-		}
-		event := strings.TrimSuffix(strings.TrimPrefix(fields[1], "-"), "->")
-		same := func(c diagrams.Cell) bool { return c.From == fields[0] && c.Event == event }
-		i := slices.IndexFunc(t.Cells, same)
-		if i < 0 || t.Cells[i].To != fields[2] {
-			return nil, fmt.Errorf("the table has no such step: %s", strings.TrimSpace(line))
-		}
-		if !slices.ContainsFunc(path, same) {
-			path = append(path, t.Cells[i])
-		}
-	}
-	if len(path) == 0 {
-		return nil, fmt.Errorf("no transition in it")
-	}
-	return path, nil
 }
 
 func places(path []diagrams.Cell) []diagrams.Place {
