@@ -56,7 +56,7 @@ var places = []place{
 	{dir: "cmd/chatconn", ours: []string{".", "conntest", "devserver", "diagrams", "fsm", "recording", "tokens", "transport"}, theirs: []string{kong}},
 
 	{dir: "docs", tests: []string{"devserver"}},
-	{dir: "examples/...", ours: []string{".", "chatapi", "devserver", "examples/internal/follow", "examples/internal/service", "fsm", "tokens"}, tests: []string{"transport/memnet"}},
+	{dir: "examples/...", ours: []string{".", "chatapi", "devserver", "diagrams", "examples/internal/follow", "examples/internal/service", "fsm", "tokens"}, tests: []string{"conntest", "transport/memnet"}},
 
 	{dir: "internal/halfopen", tests: []string{".", "devserver", "fsm", "tokens"}},
 	{dir: "internal/mutants", ours: []string{"fsm"}},

@@ -83,6 +83,12 @@ func (a area) holds(b area) bool {
 // line runs through a box, and what is outside the picture.
 func collisions(t *testing.T, svg string) (found []string) {
 	t.Helper()
+	return collisionsOf(t, svg, nil)
+}
+
+// collisionsOf does so with the places of the texts as somebody has measured them.
+func collisionsOf(t *testing.T, svg string, measured []area) (found []string) {
+	t.Helper()
 	all, root := parse(t, svg)
 	paper := area{"the picture", 0, 0, root.num(t, "width"), root.num(t, "height")}
 	var texts, boxes, lines []area
@@ -100,7 +106,12 @@ func collisions(t *testing.T, svg string) (found []string) {
 			if e.attr["text-anchor"] == "end" {
 				x -= width
 			}
-			texts = append(texts, area{fmt.Sprintf("text %q", e.text), x, y - 0.8*size, x + width, y + 0.25*size})
+			text := area{"", x, y - 0.8*size, x + width, y + 0.25*size}
+			if measured != nil {
+				text = measured[len(texts)]
+			}
+			text.what = fmt.Sprintf("text %q", e.text)
+			texts = append(texts, text)
 		case e.name == "rect" && e.is("box"):
 			x, y := e.num(t, "x"), e.num(t, "y")
 			boxes = append(boxes, area{fmt.Sprintf("the box at %v,%v", x, y), x, y, x + e.num(t, "width"), y + e.num(t, "height")})
