@@ -207,10 +207,14 @@ func TestCoverageIsShown(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, s := range []string{"walked: ", share, "×0", "×1", "×2"} {
-		if !strings.Contains(svg, s) {
-			t.Errorf("the picture does not say %q", s)
+	for _, cell := range conntest.Cells() {
+		label := fmt.Sprintf(">%v %d<title>", cell.Event, c.Walks(cell))
+		if _, verdict := fsm.Next(cell.From, cell.Event); verdict != fsm.Ignore && !strings.Contains(svg, label) {
+			t.Errorf("the picture does not say %q", label)
 		}
+	}
+	if !strings.Contains(svg, share) {
+		t.Errorf("the picture does not say %s", share)
 	}
 }
 

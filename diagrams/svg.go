@@ -343,6 +343,8 @@ func textWidth(s string, size float64) float64 {
 			em += 0.98
 		case r < utf8.RuneSelf && unicode.IsLower(r):
 			em += 0.60
+		case r >= '0' && r <= '9':
+			em += 0.65
 		case r < utf8.RuneSelf:
 			em += 0.72
 		case r < '\u1100':

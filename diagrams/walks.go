@@ -8,7 +8,7 @@ import (
 )
 
 // walksHint explains in the legend how walks are shown.
-const walksHint = "×3: walked three times · underlined, ×0: not walked · dashed: nothing of it walked"
+const walksHint = "3: walked three times · underlined, 0: not walked · dashed: nothing of it walked"
 
 // share is how many cells of all were walked.
 type share struct{ walked, all int }
@@ -25,10 +25,10 @@ func (o Options) caption(state string, e EventInfo) string {
 	if o.Walks == nil {
 		return e.Name
 	}
-	return fmt.Sprintf("%s ×%d", e.Name, o.Walks[Place{state, e.Name}])
+	return fmt.Sprintf("%s %d", e.Name, o.Walks[Place{state, e.Name}])
 }
 
-func (s share) String() string { return fmt.Sprintf("ignored: %d of %d walked", s.walked, s.all) }
+func (s share) String() string { return fmt.Sprintf("ignored: %d of %d", s.walked, s.all) }
 
 // sum says how much of a table was walked. What cannot happen does not count.
 func (o Options) sum(t Table) string {
