@@ -181,6 +181,33 @@ func TestOneLineIsSpoiled(t *testing.T) {
 	}
 }
 
+// O4: wherever in a long recording a line is removed, doubled, swapped with the next
+// or changed in any byte, the replay stops there and nowhere else.
+func TestOneLineOfManyIsSpoiled(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 31))
+	lines := walk(t, r, "a", 1000)
+	for range 50 {
+		i := r.IntN(len(lines) - 1)
+		changed := bytes.Clone(lines[i])
+		k := r.IntN(len(changed) - 1) // not its line end
+		changed[k] += byte(1 + r.IntN(255))
+		for _, c := range []struct {
+			what    string
+			at      int
+			spoiled [][]byte
+		}{
+			{"removed", i + 1, [][]byte{lines[i+1]}},
+			{"doubled", i + 2, [][]byte{lines[i], lines[i], lines[i+1]}},
+			{"swapped", i + 1, [][]byte{lines[i+1], lines[i]}},
+			{fmt.Sprintf("byte %d is %q", k, changed[k]), i + 1, [][]byte{changed, lines[i+1]}},
+		} {
+			if line, err := stop(io.MultiReader(join(lines[:i]), join(c.spoiled), join(lines[min(i+2, len(lines)):]))); line != c.at {
+				t.Errorf("line %d, %s: stopped at %d: %v; want %d\n%s", i+1, c.what, line, err, c.at, changed)
+			}
+		}
+	}
+}
+
 // The table's own words come first: whoever changes a step and mends the sum, or
 // records by a machine of his own, is told what the table says.
 func TestTheTableSays(t *testing.T) {

@@ -4,10 +4,14 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -116,6 +120,106 @@ func TestReplayNamesTheFirstWrongLine(t *testing.T) {
 				t.Errorf("%+v, %v", found, err)
 			}
 		})
+	}
+}
+
+var mebibytes = flag.Int64("mib", 32, "how long a recording TestReplayStreams replays, in MiB")
+
+// stream is a recording of one connection's random life that is made while it is
+// read. As it goes it measures the memory of the program.
+type stream struct {
+	t         *testing.T
+	left      int64 // bytes; it ends with the line that begins before
+	machine   *fsm.Machine
+	at        fsm.Position
+	line      tape.Line
+	queue     []byte
+	unread    []byte
+	random    *rand.Rand
+	next      int64 // measure when so many bytes are left
+	low, high uint64
+}
+
+func newStream(t *testing.T, bytes int64) *stream {
+	machine, err := fsm.New(fsm.Declared())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &stream{
+		t: t, left: bytes, next: bytes - bytes/8, machine: machine, random: rand.New(rand.NewPCG(64, 1024)), low: math.MaxUint64,
+		line: tape.Line{Time: time.Date(2026, 3, 1, 9, 30, 0, 0, time.UTC), Conn: "5f1c09a2be77", Table: tape.TableHash()},
+	}
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	if len(s.unread) == 0 {
+		if s.left <= 0 {
+			return 0, io.EOF
+		}
+		s.step()
+	}
+	n := copy(p, s.unread)
+	s.unread = s.unread[n:]
+	return n, nil
+}
+
+// step makes the next line.
+func (s *stream) step() {
+	for {
+		e := fsm.Events()[s.random.IntN(len(fsm.Events()))]
+		if e == fsm.Close || e == fsm.TokenRenewed || strings.HasSuffix(e.String(), "Held") {
+			continue // the end, and names that facts give
+		}
+		tr, err := s.machine.Fire(s.at, e)
+		if err != nil {
+			s.t.Error(err)
+		}
+		if tr.Verdict == fsm.Refuse {
+			continue
+		}
+		l := &s.line
+		l.Seq++
+		l.Time = l.Time.Add(time.Duration(s.random.Int64N(int64(time.Minute))))
+		l.From, l.Event, l.Verdict, l.To, l.Actions = s.at.State, tr.Event, tr.Verdict, tr.To.State, tr.Do
+		s.at = tr.To
+		break
+	}
+	s.queue = s.line.Append(s.queue[:0])
+	s.unread = s.queue
+	s.left -= int64(len(s.queue))
+	if s.left <= s.next {
+		s.next -= 8 << 20
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		s.low, s.high = min(s.low, m.HeapAlloc), max(s.high, m.HeapAlloc)
+	}
+}
+
+// O4: a recording of any length is read as a stream: from its first eighth on, the
+// replay and its drawings keep no more memory than before. A random life of more than
+// 100,000 transitions replays clean.
+func TestReplayStreams(t *testing.T) {
+	in := newStream(t, *mebibytes<<20)
+	var out, errs strings.Builder
+	began := time.Now()
+	if code := run(t.Context(), []string{"replay", "-", "--format", "svg"}, streams{in, &out, &errs}); code != ok {
+		t.Fatalf("exit code %d: %s", code, &errs)
+	}
+	t.Logf("%d transitions, %d MiB in %v, heap %d to %d KiB", in.line.Seq, *mebibytes, time.Since(began).Round(time.Millisecond), in.low>>10, in.high>>10)
+	if status, err := os.ReadFile("/proc/self/status"); err == nil {
+		_, peak, _ := strings.Cut(string(status), "VmHWM:")
+		peak, _, _ = strings.Cut(peak, "\n")
+		t.Log("peak memory of the process:", strings.TrimSpace(peak))
+	}
+	if in.high-in.low > 1<<20 {
+		t.Errorf("the heap grew from %d to %d bytes", in.low, in.high)
+	}
+	if in.line.Seq < 100_000 && *mebibytes >= 32 {
+		t.Errorf("only %d transitions", in.line.Seq)
+	}
+	if !strings.HasSuffix(out.String(), "</svg>\n") || out.Len() > 512<<10 {
+		t.Errorf("%d bytes of picture", out.Len())
 	}
 }
 
