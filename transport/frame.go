@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"math/bits"
@@ -89,7 +90,10 @@ func members(b []byte, visit func(key, value []byte)) bool {
 		if i = skipString(b, i); i < 0 {
 			return false
 		}
-		key := b[start:i]
+		key := b[start+1 : i-1]
+		if bytes.IndexByte(key, '\\') >= 0 {
+			key = text(b[start:i])
+		}
 		if i = space(b, i); i == len(b) || b[i] != ':' {
 			return false
 		}
@@ -97,7 +101,7 @@ func members(b []byte, visit func(key, value []byte)) bool {
 		if i = skip(b, start); i < 0 {
 			return false
 		}
-		visit(text(key), b[start:i])
+		visit(key, b[start:i])
 		if i = space(b, i); i == len(b) {
 			return false
 		}
@@ -215,27 +219,41 @@ func skipString(b []byte, i int) int {
 	if i >= len(b) || b[i] != '"' {
 		return -1
 	}
-	for i++; i < len(b); {
-		for i+8 <= len(b) {
-			word := binary.LittleEndian.Uint64(b[i:])
-			if found := equal(word, '"') | equal(word, '\\'); found != 0 {
-				i += bits.TrailingZeros64(found) / 8
-				break
-			}
-			i += 8
+	i++
+	for short := i + 32; i+8 <= len(b) && i < short; i += 8 {
+		word := binary.LittleEndian.Uint64(b[i:])
+		found := equal(word, '"') | equal(word, '\\')
+		if found == 0 {
+			continue
 		}
-		if i == len(b) {
-			break
-		}
-		switch b[i] {
-		case '"':
+		i += bits.TrailingZeros64(found) / 8
+		if b[i] == '"' {
 			return i + 1
-		case '\\':
-			i++ // whatever is escaped does not end the string
 		}
-		i++
+		break
 	}
-	return -1
+	return skipLong(b, i)
+}
+
+// skipLong returns the end of the string whose inside goes on at b[i], or -1.
+func skipLong(b []byte, i int) int {
+	quote := -1 // the next one, escaped or not; what was searched is not searched again
+	for {
+		if quote < i {
+			n := bytes.IndexByte(b[i:], '"')
+			if n < 0 {
+				return -1
+			}
+			quote = i + n
+		}
+		escape := bytes.IndexByte(b[i:quote], '\\')
+		if escape < 0 {
+			return quote + 1
+		}
+		if i += escape + 2; i > len(b) { // whatever is escaped does not end the string
+			return -1
+		}
+	}
 }
 
 // Eight bytes at a time: strings are most of a message, and most are short.
