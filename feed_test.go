@@ -291,3 +291,53 @@ func TestDecode(t *testing.T) {
 		t.Error("a name of a megabyte is kept")
 	}
 }
+
+// O2, C8: events that arrived together are handed over together: at the pause, when
+// the batch is full, and before another socket is listened to. Those that a purge
+// finds count as lost.
+func TestEventsAreHandedOverTogether(t *testing.T) {
+	var lost atomic.Int64
+	h := hub{lost: func(n int) { lost.Add(int64(n)) }}
+	all, some := h.read(t.Context(), nil), h.read(t.Context(), []string{"b"})
+	frame := func(kind string) transport.Frame {
+		return transport.Frame{Type: []byte(kind), Raw: []byte(`{}`)}
+	}
+	want := func(what string, nAll, nSome int) {
+		t.Helper()
+		if len(all) != nAll || len(some) != nSome {
+			t.Errorf("%s: %d and %d events are there, want %d and %d", what, len(all), len(some), nAll, nSome)
+		}
+		for range len(all) {
+			<-all
+		}
+		for range len(some) {
+			if e := <-some; e.Type != "b" {
+				t.Errorf("%s: got %q", what, e.Type)
+			}
+		}
+	}
+	first, second := new(work), new(work)
+	h.listen(first)
+	h.event(first, frame("a"))
+	h.event(first, frame("b"))
+	want("before the pause", 0, 0)
+	h.pause()
+	want("after the pause", 2, 1)
+	for range maxBatch {
+		h.event(first, frame("b"))
+	}
+	want("a full batch", maxBatch, maxBatch)
+	h.event(first, frame("a"))
+	h.listen(second)
+	want("another socket", 1, 0)
+	if late := h.event(first, frame("a")); !late {
+		t.Error("an abandoned socket is listened to")
+	}
+	h.event(second, frame("b"))
+	h.purge()
+	h.pause()
+	want("purged", 0, 0)
+	if n := lost.Load(); n != 2 {
+		t.Errorf("%d are lost, want 1 of each reader", n)
+	}
+}

@@ -39,7 +39,8 @@ type feed[T any] struct {
 	settled sync.Cond // on mu: the mover is not in the middle of a send
 	queue   []T
 	bytes   int   // of the queue
-	sizes   []int // of the latest values in ch, a ring
+	sizes   []int // of the latest values that went into ch, a ring
+	recent  int   // their sum: what is in ch has no more
 	sent    int   // values that went into ch
 	missed  int
 	moving  bool // the mover runs
@@ -59,15 +60,21 @@ func newFeed[T any](buffer, limit int, size func(T) int, miss func(T, int) T, to
 	return f
 }
 
-// put hands a value over without waiting.
-func (f *feed[T]) put(v T) {
+// put hands values over without waiting.
+func (f *feed[T]) put(values ...T) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	for _, v := range values {
+		f.putOne(v)
+	}
+}
+
+func (f *feed[T]) putOne(v T) {
 	if f.ended {
 		return
 	}
 	if !f.moving {
-		for f.size != nil && f.buffered()+f.size(v) > maxLagBytes && f.takeBack() {
+		for f.recent+f.sizeOf(v) > maxLagBytes && f.buffered()+f.sizeOf(v) > maxLagBytes && f.takeBack() {
 		}
 		if f.missed > 0 {
 			v = f.miss(v, f.missed)
@@ -95,7 +102,10 @@ func (f *feed[T]) put(v T) {
 // note remembers the size of a value that has gone into ch.
 func (f *feed[T]) note(v T) {
 	if len(f.sizes) > 0 {
-		f.sizes[f.sent%len(f.sizes)] = f.size(v)
+		at := &f.sizes[f.sent%len(f.sizes)]
+		f.recent -= *at
+		*at = f.size(v)
+		f.recent += *at
 		f.sent++
 	}
 }
@@ -266,13 +276,22 @@ type hub struct {
 	socket   *work // whose frames are delivered; nil: nobody's
 	watchers []*feed[Change]
 	readers  []*reader
+	batch    *[]Event          // borrowed; events of socket that arrived together, until all of them are here
 	names    map[string]string // the strings that repeat from event to event
 }
+
+// maxBatch is how many events are gathered at most. Waking a reader costs more than
+// an event does, so those that arrived together are handed over together.
+const maxBatch = 64
+
+var batches = sync.Pool{New: func() any { b := make([]Event, 0, maxBatch); return &b }}
 
 type reader struct {
 	feed  *feed[Event]
 	types []string // nil: all
 }
+
+func (r *reader) wants(kind string) bool { return len(r.types) == 0 || slices.Contains(r.types, kind) }
 
 func (h *hub) watch(ctx context.Context) <-chan Change {
 	f := newFeed(0, maxLagChanges, nil, func(c Change, n int) Change { c.Missed = n; return c }, func(c Change) int { return c.Missed }, nil)
@@ -328,29 +347,60 @@ func (h *hub) change(c Change) {
 func (h *hub) listen(w *work) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.handOver()
 	h.socket = w
 }
 
-// event delivers a frame of a socket, unless the socket is an abandoned one. It
-// runs on the socket's reading goroutine and waits for no reader.
+// event takes a frame of a socket, unless the socket is an abandoned one. It runs on
+// the socket's reading goroutine and waits for no reader. Readers have it after the
+// next pause, at the latest.
 func (h *hub) event(w *work, f transport.Frame) (late bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.socket != w {
 		return true
 	}
-	made := false
-	var e Event
-	for _, r := range h.readers {
-		if len(r.types) > 0 && !slices.Contains(r.types, string(f.Type)) {
-			continue
-		}
-		if !made {
-			e, made = h.decode(f), true
-		}
-		r.feed.put(e)
+	if !slices.ContainsFunc(h.readers, func(r *reader) bool { return r.wants(string(f.Type)) }) {
+		return false
+	}
+	if h.batch == nil {
+		h.batch = batches.Get().(*[]Event)
+	}
+	*h.batch = append(*h.batch, h.decode(f))
+	if len(*h.batch) == maxBatch {
+		h.handOver()
 	}
 	return false
+}
+
+// pause hands over what a socket has brought: it has no more at the moment.
+func (h *hub) pause() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.handOver()
+}
+
+// handOver gives the batch to its readers. The caller holds mu.
+func (h *hub) handOver() {
+	if h.batch == nil {
+		return
+	}
+	events := *h.batch
+	for _, r := range h.readers {
+		if len(r.types) == 0 {
+			r.feed.put(events...)
+			continue
+		}
+		for _, e := range events {
+			if r.wants(e.Type) {
+				r.feed.put(e)
+			}
+		}
+	}
+	clear(events)
+	*h.batch = events[:0]
+	batches.Put(h.batch)
+	h.batch = nil
 }
 
 // decode makes an event that outlives the frame.
@@ -393,6 +443,7 @@ func (h *hub) name(b []byte) string {
 func (h *hub) purge() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.handOver() // so that these are counted as well
 	for _, r := range h.readers {
 		r.feed.purge()
 	}

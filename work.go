@@ -266,7 +266,7 @@ func (c *Conn) listen(n *note) {
 			if c.hub.event(w, f) {
 				c.count.lateDrops.Add(1)
 			}
-		})
+		}, c.hub.pause)
 		var failure *transport.Error
 		if !errors.As(err, &failure) || failure.Kind != transport.HungUp { // that was us
 			c.post(&note{work: w, err: err})

@@ -200,11 +200,10 @@ func (d *Dialer) open(ctx context.Context, raw net.Conn, addr string, proxy *url
 	}
 
 	w := newWire(conn, raw)
-	l, answer, err := upgrade(w, address, header)
-	if err != nil {
+	if answer, err := upgrade(w, address, header); err != nil {
 		return nil, upgradeError(w, answer, err, redact)
 	}
-	s := newSocket(l, &d.o, redact)
+	s := newSocket(w, &d.o, redact)
 	if failure := s.hello(); failure != nil {
 		s.end(failure)
 		<-s.gone

@@ -209,7 +209,7 @@ func BenchmarkDelivery(b *testing.B) {
 			if n++; n == b.N {
 				s.end(&Error{})
 			}
-		})
+		}, nil)
 	})
 	b.Run("bare", func(b *testing.B) {
 		b.SetBytes(int64(len(event)))

@@ -12,6 +12,7 @@ package transport
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -50,20 +51,20 @@ type Socket struct {
 
 	writing           bool // the writer lives
 	checkDue, pongDue bool // what it is to send, besides the close frame once hangBy is set
-	pong              string
+	pong              []byte
 	writeErr          error // the first failed write; no check or pong is sent after it
 	hungUp            bool  // hung is closed
 }
 
 const never = time.Duration(math.MaxInt64)
 
-func newSocket(l link, o *Options, redact func(string) string) *Socket {
+func newSocket(w *wire, o *Options, redact func(string) string) *Socket {
 	s := &Socket{
-		link: l, o: o, redact: redact, began: time.Now(), phase: "hello",
+		o: o, redact: redact, began: time.Now(), phase: "hello",
 		hung: make(chan struct{}), gone: make(chan struct{}),
 		checkAt: never, probeBy: never, drainBy: never, hangBy: never,
 	}
-	l.onControl(s.control)
+	s.link.wire, s.link.frame, s.link.buf = w, s.heard, s.link.idle[:]
 	return s
 }
 
@@ -85,12 +86,19 @@ func (s *Socket) Gone() <-chan struct{} { return s.gone }
 // Serve reads until the socket ends and returns why, always as an *Error. It calls
 // receive, on its own goroutine, with every text frame that is a JSON object,
 // except health checks and error frames; an error frame ends the socket. Frames
-// that are anything else prove life and are dropped. While receive runs nothing is
-// read, so it must not block: its time counts as the peer's silence. Serve is
-// called at most once.
-func (s *Socket) Serve(receive func(Frame)) error {
+// that are anything else prove life and are dropped. It calls pause, unless that is
+// nil, when all that had arrived was received, before it waits for more, and when the
+// socket ends: a receiver may gather frames and hand them on together. While either
+// runs nothing is read, so they must not block: their time counts as the peer's
+// silence. Serve is called at most once.
+func (s *Socket) Serve(receive func(Frame), pause func()) error {
 	if s.taken.CompareAndSwap(false, true) {
-		s.end(s.read(receive))
+		s.link.pause = pause
+		why := s.read(receive)
+		if pause != nil {
+			pause()
+		}
+		s.end(why)
 	} else {
 		<-s.gone
 	}
@@ -150,10 +158,11 @@ func (s *Socket) alive() {
 	}
 }
 
-// control takes a ping or a pong. It runs on the reading goroutine and leaves the
-// answer to a writer: a stuck writer must not stall reading. Of pings that come
-// faster than they can be answered the last is answered, as RFC 6455 allows.
-func (s *Socket) control(ping bool, data string) {
+// heard takes a frame of any kind as a sign of life. It runs on the reading
+// goroutine and leaves the answer to a ping to a writer: a stuck writer must not
+// stall reading. Of pings that come faster than they can be answered the last is
+// answered, as RFC 6455 allows.
+func (s *Socket) heard(ping bool, data []byte) {
 	s.alive()
 	if !ping {
 		return
@@ -161,7 +170,7 @@ func (s *Socket) control(ping bool, data string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err == nil {
-		s.pong, s.pongDue = data, true
+		s.pong, s.pongDue = append(s.pong[:0], data...), true
 		s.send()
 	}
 }
@@ -174,17 +183,16 @@ func (s *Socket) hello() *Error {
 			return s.fault(err)
 		}
 		var failure *Error
-		if e, ok := parse(*message); isText && ok {
+		if e, ok := parse(message); isText && ok {
 			switch kind := text(e.typ); {
 			case e.isError(kind):
-				failure = s.told(e, *message)
+				failure = s.told(e, message)
 			case string(kind) == healthCheck:
 				if s.id = string(text(e.connectionID)); s.id != "" && len(e.me) > 0 && e.me[0] == '{' && json.Valid(e.me) {
 					s.me = append([]byte(nil), e.me...)
 				}
 			}
 		}
-		giveBack(message)
 		if failure != nil {
 			return failure
 		}
@@ -205,20 +213,46 @@ func (s *Socket) hello() *Error {
 
 // read reads until the socket ends and returns why.
 func (s *Socket) read(receive func(Frame)) *Error {
+	defer s.link.giveBack()
 	for {
 		message, isText, err := s.link.next(s.o.MaxMessageBytes)
 		if err != nil {
+			s.farewell(err)
 			return s.fault(err)
 		}
-		s.alive()
-		var failure *Error
 		if isText && !s.quiet.Load() {
-			failure = s.take(*message, receive)
+			if failure := s.take(message, receive); failure != nil {
+				return failure
+			}
 		}
-		giveBack(message)
-		if failure != nil {
-			return failure
-		}
+	}
+}
+
+// farewell answers the peer's close frame, or the violation of the protocol, with
+// one. It runs on the reading goroutine. A writer that is busy, or has said goodbye, spares
+// the answer: the connection ends anyway.
+func (s *Socket) farewell(err error) {
+	var (
+		closing  *closeError
+		violated protocolError
+		code     int
+	)
+	switch {
+	case errors.As(err, &closing) && closing.code == noStatus:
+		code = closeNormal
+	case errors.As(err, &closing) && closing.code != abnormal:
+		code = closing.code
+	case errors.As(err, &violated):
+		code = closeProtocol
+	default:
+		return
+	}
+	s.mu.Lock()
+	free := !s.writing && s.hangBy == never && s.err == nil && s.writeErr == nil
+	s.writing = s.writing || free // for good: the socket ends
+	s.mu.Unlock()
+	if free {
+		_ = s.link.writeClose(code, time.Now().Add(s.o.CloseTimeout))
 	}
 }
 
@@ -262,7 +296,11 @@ func (s *Socket) fault(err error) *Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := &Error{Phase: s.phase}
-	code, reason := closed(err)
+	code, reason := 0, ""
+	var closing *closeError
+	if errors.As(err, &closing) {
+		code, reason = closing.code, closing.reason
+	}
 	switch {
 	case s.writeErr != nil && (code == abnormal || code == 0 && s.link.wire.failed != nil):
 		e.Kind, e.Err = Network, s.writeErr
@@ -425,7 +463,7 @@ func (s *Socket) write() {
 		case s.hangBy != never:
 			deadline = s.began.Add(s.hangBy)
 			s.mu.Unlock()
-			_ = s.link.writeClose(deadline)
+			_ = s.link.writeClose(closeNormal, deadline)
 			s.mu.Lock()
 			s.hangs()
 			s.mu.Unlock()
@@ -436,14 +474,14 @@ func (s *Socket) write() {
 			return // still as the writer: nothing follows a close frame
 		case s.pongDue && s.writeErr == nil:
 			data := s.pong
-			s.pong, s.pongDue = "", false
+			s.pong, s.pongDue = nil, false
 			s.mu.Unlock()
-			err = s.link.writePong(data, deadline)
+			err = s.link.write(opPong, data, deadline)
 			s.mu.Lock()
 		case s.checkDue && s.writeErr == nil:
 			s.checkDue = false
 			s.mu.Unlock()
-			err = s.link.writeText(s.check(), deadline)
+			err = s.link.write(opText, s.check(), deadline)
 			s.mu.Lock()
 		default:
 			s.writing = false

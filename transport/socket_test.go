@@ -39,7 +39,7 @@ func TestFrames(t *testing.T) {
 			if _, ok := twin(f.Raw); ok && len(f.Type) > 0 {
 				got = append(got, fmt.Sprintf("%s|%s|%s|%s", f.Type, f.CID, f.UserID, f.CreatedAt))
 			}
-		})
+		}, nil)
 		want := []string{"a|messaging:x|bob|2026-01-01T00:00:00Z", "b||carl|", "custom|||"}
 		if strings.Join(got, "\n") != strings.Join(want, "\n") {
 			t.Errorf("S4: got %q, want %q", got, want)
@@ -279,7 +279,7 @@ func TestNeverServed(t *testing.T) {
 	inBubble(t, speak([]string{hello}, peer.drain), func(b *bench) {
 		s := b.dial()
 		wantSpan(t, "silence", 35*time.Second, func() { <-s.Gone() })
-		wantKind(t, asError(t, s.Serve(nil)), "open", Silent)
+		wantKind(t, asError(t, s.Serve(nil, nil)), "open", Silent)
 		s.HangUp()
 		s.Probe()
 		<-s.Hung()
@@ -431,7 +431,7 @@ func TestHangUp(t *testing.T) {
 							if hung.Load() {
 								t.Error("a frame was received after HangUp")
 							}
-						}))
+						}, nil))
 					}()
 					time.Sleep(10*time.Millisecond + time.Microsecond)
 				}
@@ -446,7 +446,7 @@ func TestHangUp(t *testing.T) {
 				}
 				wantSpan(t, "the goodbye", test.span, func() { <-s.Gone() })
 				if !test.serve {
-					run.ended <- asError(t, s.Serve(nil))
+					run.ended <- asError(t, s.Serve(nil, nil))
 				}
 				wantKind(t, run.end(t), "open", HungUp)
 				if strings.Contains(name, "polite") && closeCode != 1000 {
@@ -473,7 +473,7 @@ func TestHangUpInsideReceive(t *testing.T) {
 				<-s.Hung()
 				wantSpan(t, "the goodbye", time.Second, func() { <-s.Gone() })
 				time.Sleep(time.Hour - time.Second)
-			}))
+			}, nil))
 			wantKind(t, e, "open", HungUp)
 		})
 		if received != 1 {
@@ -487,12 +487,12 @@ func TestHangUpInsideReceive(t *testing.T) {
 func TestHangUpWins(t *testing.T) {
 	inBubble(t, speak([]string{hello, `{"type":"a"}`, `{"error":{"code":40}}`}, func(p peer) { p.bye(1011, "") }), func(b *bench) {
 		s := b.dial()
-		e := asError(t, s.Serve(func(Frame) { s.HangUp() }))
+		e := asError(t, s.Serve(func(Frame) { s.HangUp() }, nil))
 		wantKind(t, e, "open", HungUp)
 		s = b.dial()
 		s.HangUp()
 		s.end(s.told(envelope{}, nil))
-		wantKind(t, asError(t, s.Serve(nil)), "open", HungUp)
+		wantKind(t, asError(t, s.Serve(nil, nil)), "open", HungUp)
 	})
 }
 

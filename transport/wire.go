@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"sync"
 )
 
 const (
@@ -25,24 +24,15 @@ type wire struct {
 	// five seconds.
 	raw       net.Conn
 	handshake *handshake // nil once the upgrade is done
+	early     []byte     // frames that came together with the answer, until they are read
 	failed    error      // the first error of Read; the reader's
-
-	// A busy wire reads more at once than gorilla's buffer takes. An idle one
-	// holds nothing for that.
-	busy  bool    // the last read filled all it was given: more is there already
-	ahead *[]byte // borrowed; what was read and not taken yet is (*ahead)[from:]
-	from  int
 }
-
-// readAhead is what a busy wire reads at once: sixteen events of 1 KiB.
-const readAhead = 16 << 10
-
-var aheadBuffers = sync.Pool{New: func() any { b := make([]byte, readAhead); return &b }}
 
 // handshake is kept until the upgrade is done.
 type handshake struct {
 	left int          // bytes that may still come
 	head bytes.Buffer // bytes that came
+	done bool         // the whole of an answer came that switches protocols
 }
 
 func newWire(conn, raw net.Conn) *wire {
@@ -50,52 +40,68 @@ func newWire(conn, raw net.Conn) *wire {
 }
 
 func (w *wire) Read(p []byte) (int, error) {
-	h := w.handshake
-	if h != nil {
-		if h.left == 0 {
-			return 0, errHandshakeTooLong
+	if w.handshake != nil {
+		return w.readAnswer(p)
+	}
+	if len(w.early) > 0 {
+		n := copy(p, w.early)
+		if w.early = w.early[n:]; len(w.early) == 0 {
+			w.early = nil
 		}
-		p = p[:min(len(p), h.left)]
+		return n, nil
 	}
-	if h == nil && (w.busy || w.ahead != nil) {
-		return w.readBusy(p)
-	}
+	return w.receive(p)
+}
+
+func (w *wire) receive(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
-	w.busy = h == nil && n == len(p)
-	if h != nil {
-		h.left -= n
-		h.head.Write(p[:n])
-	}
 	if err != nil && w.failed == nil {
 		w.failed = err
 	}
 	return n, err
 }
 
-// readBusy serves p from what was read ahead, and reads ahead if that is used up.
-func (w *wire) readBusy(p []byte) (int, error) {
-	if w.ahead == nil {
-		buffer := aheadBuffers.Get().(*[]byte)
-		n, err := w.Conn.Read((*buffer)[:readAhead])
-		if err != nil && w.failed == nil {
-			w.failed = err
-		}
-		w.busy = n == readAhead
-		if n == 0 {
-			aheadBuffers.Put(buffer)
-			return 0, err
-		}
-		// An error that came with bytes comes again with the next read.
-		*buffer = (*buffer)[:n]
-		w.ahead, w.from = buffer, 0
+// readAnswer reads the answer to the upgrade, and not a byte of what follows one that
+// switches protocols: the reader of the answer would keep it.
+func (w *wire) readAnswer(p []byte) (int, error) {
+	h := w.handshake
+	switch {
+	case h.done:
+		return 0, io.EOF
+	case h.left == 0:
+		return 0, errHandshakeTooLong
 	}
-	n := copy(p, (*w.ahead)[w.from:])
-	if w.from += n; w.from == len(*w.ahead) {
-		*w.ahead = (*w.ahead)[:readAhead]
-		aheadBuffers.Put(w.ahead)
-		w.ahead = nil
+	n, err := w.receive(p[:min(len(p), h.left)])
+	h.left -= n
+	before := h.head.Len()
+	h.head.Write(p[:n])
+	if end := h.end(before); end >= 0 {
+		h.done = true
+		w.early = append(w.early, h.head.Bytes()[end:]...)
+		n = end - before
 	}
-	return n, nil
+	return n, err
+}
+
+// end returns where the answer ends, if it switches protocols and is whole; else -1.
+// What lies before the given place was searched already. As in net/textproto, a
+// line may end without a carriage return.
+func (h *handshake) end(searched int) int {
+	head := h.head.Bytes()
+	if line, _, ok := bytes.Cut(head, []byte(" ")); !ok || !bytes.HasPrefix(head[len(line)+1:], []byte("101")) {
+		return -1
+	}
+	for i := max(0, searched-2); i < len(head); i++ {
+		if head[i] != '\n' {
+			continue
+		}
+		if rest := head[i+1:]; bytes.HasPrefix(rest, []byte("\n")) {
+			return i + 2
+		} else if bytes.HasPrefix(rest, []byte("\r\n")) {
+			return i + 3
+		}
+	}
+	return -1
 }
 
 // Close closes the raw connection, but only after the upgrade: gorilla closes on
