@@ -52,8 +52,9 @@ var places = []place{
 
 	{dir: ".", ours: []string{"fsm", "recording", "tokens", "transport"}, theirs: []string{backoff}, tests: []string{"...", gorilla}},
 
+	{dir: "inspect", ours: []string{".", "diagrams", "fsm", "recording"}, tests: []string{"devserver", "tokens", "transport/memnet"}},
 	{dir: "conntest", ours: []string{".", "devserver", "diagrams", "fsm", "tokens", "transport", "transport/memnet"}},
-	{dir: "cmd/chatconn", ours: []string{".", "conntest", "devserver", "diagrams", "fsm", "recording", "tokens", "transport"}, theirs: []string{kong}},
+	{dir: "cmd/chatconn", ours: []string{".", "conntest", "devserver", "diagrams", "fsm", "inspect", "recording", "tokens", "transport"}, theirs: []string{kong}},
 
 	{dir: "docs", tests: []string{"devserver"}},
 	{dir: "examples/...", ours: []string{".", "chatapi", "devserver", "diagrams", "examples/internal/follow", "examples/internal/service", "fsm", "tokens"}, tests: []string{"conntest", "transport/memnet"}},

@@ -37,6 +37,7 @@ type connect struct {
 	AllowDevTokens bool          `help:"Permit development tokens to another machine."`
 	For            time.Duration `placeholder:"DURATION" help:"End by itself after a while, such as 10s; exits with 1 if it never was connected."`
 	Record         string        `placeholder:"FILE" help:"Write one JSON line for each transition, with its actions, to a file."`
+	inspectFlags
 }
 
 // Help is what --help says beyond the flags.
@@ -46,6 +47,8 @@ func (connect) Help() string {
 Without --url it starts a development server of its own and prints how to make that fail. A service that is not yours to run needs its key and a token:
 
     CHATCONN_TOKEN=... chatconn connect --url https://chat.stream-io-api.com --api-key KEY --user john
+
+With --inspect, a page in the browser shows the machine with its present state, the history with causes, counters and the time to the next attempt, and has the recording to download.
 
 A token file loses one line end, the output of a token command all space around it. Tokens are never printed.`
 }
@@ -86,7 +89,12 @@ func (c connect) Run(ctx context.Context, std streams, wantJSON asJSON) (err err
 		cfg.Record = record
 		defer func() { err = errors.Join(err, record.close()) }()
 	}
-	conn, err := chatconn.New(cfg)
+	live, err := c.inspectFlags.serve(out)
+	if err != nil {
+		return err
+	}
+	defer live.close()
+	conn, err := live.New(c.User, cfg)
 	if err != nil {
 		return usageError{permitting(err)}
 	}

@@ -17,14 +17,21 @@ import (
 // demo walks one user through a whole life. What happens in it is the table of
 // chapters below; life.go plays and checks them.
 type demo struct {
-	Seed uint64 `default:"1" help:"Chooses the weather in the chapter about bad weather."`
+	Seed   uint64 `default:"1" help:"Chooses the weather in the chapter about bad weather."`
+	Record string `placeholder:"FILE" help:"Write one JSON line for each transition, with its actions, to a file."`
+	Stay   bool   `help:"Keep the page of --inspect up after the last chapter, until Ctrl-C."`
+	inspectFlags
+
+	new func(string, chatconn.Config) (*chatconn.Conn, error) // nil: chatconn.New
 }
 
 // Help is what --help says beyond the flags.
 func (demo) Help() string {
 	return `Starts a development server in this process, connects a user to it over a real socket, and lets happen what happens to connections: lost sockets, a crashed server, expired tokens, the background, a lost network, a server that falls silent, another user, logout. It needs nothing and takes about ten seconds.
 
-Every transition is printed with its time, event and cause. Each chapter ends with what is promised, by its id in docs/promises.md, and what was checked; the exit code is 1 if anything was otherwise. Times and waits are shortened to fit.`
+Every transition is printed with its time, event and cause. Each chapter ends with what is promised, by its id in docs/promises.md, and what was checked; the exit code is 1 if anything was otherwise. Times and waits are shortened to fit.
+
+With --inspect, a page in the browser follows the life; it goes with the demo, unless you say --stay. What --record writes, chatconn replay takes through the table and draws.`
 }
 
 // The people of the demo. Mary's messages are sent by the server itself.

@@ -36,8 +36,38 @@ type life struct {
 	heard  map[string]int // how often each has arrived
 }
 
-func (d demo) Run(ctx context.Context, std streams, wantJSON asJSON) error {
-	return d.play(ctx, newPrinter(std.out, wantJSON), chapters, config)
+func (d demo) Run(ctx context.Context, std streams, wantJSON asJSON) (err error) {
+	if d.Stay && d.Inspect == "" {
+		return usagef("--stay is for --inspect: it keeps the page up")
+	}
+	out := newPrinter(std.out, wantJSON)
+	live, err := d.inspectFlags.serve(out)
+	if err != nil {
+		return err
+	}
+	defer live.close()
+	d.new = live.New
+	config := config
+	if d.Record != "" {
+		record, failure := record(d.Record)
+		if failure != nil {
+			return failure
+		}
+		// What happened is all in the file when the Conn is closed: play has done that.
+		defer func() { err = errors.Join(err, record.close()) }()
+		plain := config
+		config = func(url, key string) chatconn.Config {
+			cfg := plain(url, key)
+			cfg.Record = record
+			return cfg
+		}
+	}
+	err = d.play(ctx, out, chapters, config)
+	if d.Stay && ctx.Err() == nil {
+		out.stay(live.url)
+		<-ctx.Done()
+	}
+	return err
 }
 
 // play plays chapters until one does not end as it must. The errFailed that it
@@ -50,7 +80,10 @@ func (d demo) play(ctx context.Context, out *printer, chapters []chapter, config
 		return err
 	}
 	defer server.Close()
-	conn, err := chatconn.New(config(server.URL(), server.APIKey()))
+	if d.new == nil {
+		d.new = func(_ string, cfg chatconn.Config) (*chatconn.Conn, error) { return chatconn.New(cfg) }
+	}
+	conn, err := d.new("demo", config(server.URL(), server.APIKey()))
 	if err != nil {
 		return err
 	}
