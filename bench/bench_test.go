@@ -42,6 +42,9 @@ func TestMain(m *testing.M) {
 	case "idle":
 		kind, base, _ := strings.Cut(base, " ")
 		idle(kind, base)
+	case "awake":
+		kind, base, _ := strings.Cut(base, " ")
+		awake(kind, base)
 	}
 }
 
@@ -77,9 +80,11 @@ func serve() {
 		mu.Unlock()
 		_ = ws.WriteMessage(websocket.TextMessage, []byte(hello))
 		for {
-			if _, _, err := ws.ReadMessage(); err != nil {
+			kind, message, err := ws.ReadMessage()
+			if err != nil {
 				return
 			}
+			_ = ws.WriteMessage(kind, message) // a health check: its echo is an answer
 		}
 	})
 	frame := append([]byte{0x81, 126, eventSize >> 8, eventSize & 0xff}, event()...)
