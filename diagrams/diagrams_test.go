@@ -246,7 +246,7 @@ var (
 func FuzzEscaping(f *testing.F) {
 	for _, s := range []string{
 		"", `"`, `\`, "<script>alert(1)</script>", "]]>", "-->", "a\nb", "\r\n", "\x00", "|", "`", "**x**", "[x](javascript:alert(1))", ":", ";", "#", "#quot;", "&amp;", "%%", "{", "}",
-		"État ", "状態", "حالة", "नमस्ते", "\u202eevil", "\u2028", "\ufeff", "\xff\xfe", "end", "'", "<!--", "]]><x>", "note", "\\N", "\t", "👩‍👩‍👧", "@enduml", "!include /etc/passwd", "//", "__x__", "~",
+		"État ", "状態", "حالة", "नमस्ते", "\u202eevil", "\U000e0041", "\x7f\u0085", "\u2028", "\ufeff", "\xff\xfe", "end", "'", "<!--", "]]><x>", "note", "\\N", "\t", "👩‍👩‍👧", "@enduml", "!include /etc/passwd", "//", "__x__", "~",
 		"<br/>", "</text>", "\\n", "$x$", "<&file>", "<$sprite>", "<color:red>", "<<stereo>>",
 	} {
 		f.Add(s)
@@ -270,6 +270,11 @@ func FuzzEscaping(f *testing.F) {
 			}
 			if strings.ContainsAny(string(b), "<>") {
 				t.Error("it could end a script element")
+			}
+			for _, r := range string(b) {
+				if r != '\n' && !unicode.IsPrint(r) {
+					t.Errorf("holds %U", r)
+				}
 			}
 		})
 		t.Run("mmd", func(t *testing.T) {
@@ -297,19 +302,23 @@ func FuzzEscaping(f *testing.F) {
 			}
 		})
 		t.Run("svg", func(t *testing.T) {
-			sameLines(t, SVG(m, Options{}), SVG(tame, Options{}))
-			all, _ := parse(t, SVG(m, Options{}))
-			want, _ := parse(t, SVG(tame, Options{}))
-			if len(all) != len(want) {
-				t.Fatalf("%d elements, want %d", len(all), len(want))
-			}
-			for i, e := range all {
-				if e.name != want[i].name || len(e.attr) != len(want[i].attr) || e.attr["class"] != want[i].attr["class"] {
-					t.Errorf("%+v, want %+v", e, want[i])
+			drawings, others := looks(m), looks(tame)
+			for _, look := range []string{"plain", "lit", "partly walked"} {
+				svg, other := SVG(m, drawings[look]), SVG(tame, others[look])
+				sameLines(t, svg, other)
+				all, _ := parse(t, svg)
+				want, _ := parse(t, other)
+				if len(all) != len(want) {
+					t.Fatalf("%s: %d elements, want %d", look, len(all), len(want))
 				}
-			}
-			for _, c := range collisions(t, SVG(m, Options{})) {
-				t.Error(c)
+				for i, e := range all {
+					if e.name != want[i].name || len(e.attr) != len(want[i].attr) || e.attr["class"] != want[i].attr["class"] {
+						t.Errorf("%s: %+v, want %+v", look, e, want[i])
+					}
+				}
+				for _, c := range collisions(t, svg) {
+					t.Errorf("%s: %s", look, c)
+				}
 			}
 		})
 		t.Run("md", func(t *testing.T) {
@@ -317,6 +326,17 @@ func FuzzEscaping(f *testing.F) {
 			for i, line := range lines {
 				if strings.Count(line, "|") != strings.Count(want[i], "|") || strings.ContainsAny(line, "<>`[]\\~") {
 					t.Errorf("line %q for %q", line, want[i])
+				}
+			}
+			for k := range m.States {
+				one, other := StateMarkdown(m, m.States[k]), StateMarkdown(tame, tame.States[k])
+				for _, line := range sameLines(t, one, other) {
+					if strings.ContainsAny(line, "<>`[]\\~") {
+						t.Errorf("line %q", line)
+					}
+				}
+				if strings.Count(one, "|") != strings.Count(other, "|") {
+					t.Errorf("%d bars, want %d:\n%s", strings.Count(one, "|"), strings.Count(other, "|"), one)
 				}
 			}
 		})

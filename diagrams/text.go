@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
 // JSON returns the table for programs: states, events, one cell for every state
 // and event, and, where the machine has them, its facts and rules. Names stand
-// as they are; text that is not UTF-8 has U+FFFD in its place.
+// as they are, with an escape for what cannot be seen; text that is not UTF-8 has
+// U+FFFD in its place.
 func JSON(t Table) ([]byte, error) {
 	out := struct {
 		States  []string `json:"states"`
@@ -34,7 +36,28 @@ func JSON(t Table) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("diagrams: %w", err)
 	}
-	return append(b, '\n'), nil
+	return append(escapeInvisible(b), '\n'), nil
+}
+
+// escapeInvisible writes everything in JSON that has no shape of its own, such as a
+// mark that turns the direction of writing, as an escape. It can stand in strings
+// only.
+func escapeInvisible(b []byte) []byte {
+	out := make([]byte, 0, len(b))
+	for i := 0; i < len(b); {
+		r, n := utf8.DecodeRune(b[i:])
+		switch {
+		case r == '\n' || unicode.IsPrint(r):
+			out = append(out, b[i:i+n]...)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+		i += n
+	}
+	return out
 }
 
 // Mermaid returns a stateDiagram-v2. Below the name of a state stand the events

@@ -159,6 +159,41 @@ func TestT7_ProgramsOnThePages(t *testing.T) {
 	}
 }
 
+// G3: what the page about testing shows stands in the example, and so runs.
+func TestTestingPageQuotesTheExample(t *testing.T) {
+	page, err := os.ReadFile("testing.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../examples/banner/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts, err := filepath.Glob("../examples/banner/testdata/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var example string
+	for _, name := range append(files, scripts...) {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		example += string(text)
+	}
+	quotes := 0
+	for _, m := range block.FindAllStringSubmatch(string(page), -1) {
+		if kind, body := m[1], m[2]; kind == "go" || kind == "text" {
+			if quotes++; !strings.Contains(example, body) {
+				t.Errorf("examples/banner does not have:\n%s", body)
+			}
+		}
+	}
+	if quotes < 5 {
+		t.Errorf("%d quotes were found", quotes)
+	}
+}
+
 // provider is the token endpoint of an OAuth2 provider, which answers a refresh
 // with the given access token. It returns its URL.
 func provider(t *testing.T, accessToken func() string) string {
