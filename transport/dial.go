@@ -141,6 +141,10 @@ func (d *Dialer) dial(ctx context.Context, address string, header http.Header, r
 	if err != nil {
 		return nil, &Error{Phase: "dial", Kind: Network, Err: err}
 	}
+	if ctx.Err() != nil { // a dialer that ignores its context; nothing goes out on what it brought
+		_ = raw.Close()
+		return nil, &Error{Phase: "dial", Kind: Network}
+	}
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	s, failure := d.open(ctx, raw, addr, proxy, address, header, redact)
 	if !stop() && failure == nil {

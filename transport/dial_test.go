@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -196,6 +197,35 @@ func TestContextEndedBefore(t *testing.T) {
 			t.Errorf("error %v after %d dials", e, b.network.Dials())
 		}
 	})
+}
+
+// M5, T11: a dialer that ignores its context may bring a connection to an attempt that
+// is over. It is closed, and nothing goes out on it: not the token either.
+func TestContextEndedAndTheDialerBringsAConnection(t *testing.T) {
+	var came atomic.Int64
+	count := func(c net.Conn) {
+		n, _ := io.Copy(io.Discard, c)
+		came.Add(n)
+	}
+	for range 20 { // whether bytes went out before the close was chance
+		inRawBubble(t, count, func(b *bench) {
+			ctx, cancel := context.WithCancel(b.Context())
+			b.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				cancel()
+				c, err := b.network.DialContext(context.WithoutCancel(ctx), network, addr)
+				synctest.Wait()
+				return c, err
+			}
+			e := b.fail(ctx)
+			wantKind(t, e, "dial", Network)
+			if !errors.Is(e, context.Canceled) {
+				t.Errorf("error %v, want cancelled", e)
+			}
+		})
+	}
+	if n := came.Load(); n != 0 {
+		t.Errorf("%d bytes went out", n)
+	}
 }
 
 // A context that ends while the hello is read wins: no socket is returned, or left.
