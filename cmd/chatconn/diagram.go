@@ -110,6 +110,9 @@ func (d diagram) options(t diagrams.Table) (o diagrams.Options, err error) {
 		if err != nil {
 			return o, fmt.Errorf("--highlight %w", err)
 		}
+		if c, drawn := shown(t, places); !drawn {
+			return o, usagef("--highlight %s: no picture shows it; the verdict of %s × %s is %q: %s", name, c.From, c.Event, c.Verdict, c.Reason)
+		}
 		o.Highlight = append(o.Highlight, places...)
 	}
 	if d.Path != "" {
@@ -141,6 +144,21 @@ func placesNamed(t diagrams.Table, name string) ([]diagrams.Place, error) {
 			withoutLongWords(name), strings.Join(t.States, ", "), strings.Join(events, ", "))
 	}
 	return places, nil
+}
+
+// shown reports whether a picture shows one of the places at least, which it does
+// where something is done, and else returns a cell that it does not show.
+func shown(t diagrams.Table, places []diagrams.Place) (hidden diagrams.Cell, ok bool) {
+	for _, c := range t.Cells {
+		if !slices.Contains(places, diagrams.Place{State: c.From, Event: c.Event}) {
+			continue
+		}
+		if c.Verdict == diagrams.Move || c.Verdict == diagrams.Stay {
+			return diagrams.Cell{}, true
+		}
+		hidden = c
+	}
+	return hidden, false
 }
 
 // maxScript is more than any script with its transcript has, in bytes.

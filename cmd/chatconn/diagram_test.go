@@ -104,6 +104,7 @@ func TestDiagramBringsOut(t *testing.T) {
 	states, events := "Offline, Connecting, Connected, Refreshing, Paused", "Connect, ConnectHeld, ReconnectSocket"
 	call(t, "diagram", "--highlight", "Online").want(t, misuse, "--highlight Online: ", states, events)
 	call(t, "diagram", "--highlight", "Dropped/Connected").want(t, misuse, "--highlight Dropped/Connected: ", states, events)
+	call(t, "diagram", "--highlight", "Offline/Opened").want(t, misuse, `no picture shows it; the verdict of Offline × Opened is "refuse": no dial runs while Offline`)
 	call(t, "diagram", "--current", "Online").want(t, misuse, "--current Online: ", states)
 	call(t, "diagram", "--format", "gif").want(t, misuse, "gif is unknown; there are mermaid, dot, plantuml, svg, matrix, json")
 	call(t, "diagram", "--format", "dot", "--highlight", "Paused").want(t, misuse, "for --format svg, not dot")
