@@ -148,6 +148,10 @@
 		let lit = [];
 		function light(state) {
 			for (const [name, box] of boxes) box.classList.toggle("current", name === state);
+			const frame = $("picture"), box = boxes.get(state);
+			if (!box || frame.scrollWidth <= frame.clientWidth) return;
+			const at = box.getBoundingClientRect(), seen = frame.getBoundingClientRect();
+			if (at.left < seen.left || at.right > seen.right) frame.scrollLeft += (at.left + at.right - seen.left - seen.right) / 2;
 		}
 		function trace(s) {
 			for (const node of lit) node.classList.remove("lit");
@@ -168,6 +172,7 @@
 			lit = [];
 		}
 		for (const node of svg.querySelectorAll(".lit")) lit.push(node);
+		light(svg.querySelector(".current")?.dataset.state);
 		return { light, trace, plain };
 	})();
 
@@ -188,10 +193,10 @@
 			const time = make("time", "", clockTime(s.at));
 			time.dateTime = new Date(s.at).toISOString();
 			time.title = new Date(s.at).toLocaleString();
-			const way = make("span", "way");
-			if (s.from !== s.to) way.append(make("i", "dot " + s.from), s.from + " → ");
-			way.append(make("i", "dot " + s.to), s.to);
-			summary.append(time, make("span", "event " + s.kind, s.event), way, make("span", "cause", s.cause), make("span", "attempt", s.attempt ? "#" + s.attempt : ""));
+			const event = make("span", "event " + s.kind);
+			event.append(make("i", "dot " + s.to), s.event);
+			summary.append(time, event, make("span", "cause", s.cause), make("span", "attempt", s.attempt ? "#" + s.attempt : ""),
+				make("span", "way", s.from === s.to ? "" : s.from + " → " + s.to));
 			summary.title = s.why + (s.actions.length ? "\n" + s.actions.join(", ") : "");
 			details.append(summary, make("p", "", s.why));
 			if (s.actions.length) details.append(make("p", "actions", s.actions.join(", ")));
@@ -233,8 +238,6 @@
 		const height = 34, beyond = 30;
 		const box = $("list"), rows = $("rows");
 		let from = 0, loaded = [], matched = -1, running = null, stale = false;
-		box.classList.add("virtual");
-		$("pages").replaceChildren();
 		function view() {
 			const top = Math.floor(box.scrollTop / height), n = Math.ceil(box.clientHeight / height) + 1;
 			return { top, n };
@@ -275,7 +278,11 @@
 				a.lastElementChild.textContent = name ? l.counts[name] : l.found;
 				if (name === filter) a.setAttribute("aria-current", "true"); else a.removeAttribute("aria-current");
 			}
-			document.querySelector("#search input").placeholder = "Search " + l.total + " connections by name";
+			document.querySelector("#search input").placeholder = "Search " + l.total + " connections";
+			if (!box.classList.contains("virtual")) { // until now the rows stood as they were sent
+				box.classList.add("virtual");
+				$("pages").replaceChildren();
+			}
 			rows.style.height = matched * height + "px";
 			if (from > 0 && from >= matched) { // the list became shorter than where it was scrolled to
 				box.scrollTop = 0;
