@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -37,11 +39,21 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// The same for programs, in another weather.
+// The same for programs, in another weather. O4: what it records replays clean,
+// and can be drawn.
 func TestDemoJSON(t *testing.T) {
 	t.Parallel()
-	got := call(t, "demo", "--json", "--seed=7")
+	file := filepath.Join(t.TempDir(), "demo.jsonl")
+	got := call(t, "demo", "--json", "--seed=7", "--record", file)
 	got.want(t, ok)
+	var found replayed
+	replay := call(t, "replay", file, "--json")
+	replay.want(t, ok)
+	if err := json.Unmarshal([]byte(replay.out), &found); err != nil || found.Wrong != nil || found.Truncated || found.Connections != 1 || found.Transitions < 50 {
+		t.Errorf("the recording of the demo: %v, %s", err, replay.out)
+	}
+	call(t, "replay", file, "-f", "svg").want(t, ok)
+	call(t, "replay", file, "-f", "mermaid").want(t, ok)
 	good := 0
 	var last map[string]any
 	for _, object := range objects(t, got.out) {
