@@ -76,6 +76,8 @@ func TestNoOutputHoldsAToken(t *testing.T) {
 			{"", []string{"connect", "--for", token}},
 			{"", []string{token}},
 			{"", []string{"demo", token}},
+			{"", []string{"demo", "--inspect", token}},
+			{"", append(connect, "--anonymous", "--inspect", token+":80")},
 			{"", []string{"demo", "--seed", token}},
 			{"", []string{"diagram", "--format", token}},
 			{"", []string{"replay", token}},

@@ -431,7 +431,10 @@ func TestHostileNames(t *testing.T) {
 		}
 	}
 	harmless()
-	for _, key := range keys { // and asked for in the address
+	for i, key := range keys { // and, some of them, asked for in the address
+		if i%4 != 0 {
+			continue
+		}
 		b.run(chromedp.Navigate(site.origin() + "/?q=" + url.QueryEscape(key) + "&conn=" + url.QueryEscape(key)))
 		b.until(key+" is shown when asked for", fmt.Sprintf(`document.getElementById("key").textContent === %s && document.getElementById("link").textContent === "Live"`, quote(key)))
 		harmless()
