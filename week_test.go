@@ -332,11 +332,14 @@ func shrink(s schedule, broken verdict, limit time.Duration, try func(schedule) 
 		}
 		return false
 	}
+	if broken.Guilty > 0 {
+		breaks(slices.DeleteFunc(slices.Clone(s.items), func(i item) bool { return i.conn >= 0 && i.conn != broken.Guilty-1 || i.at > broken.At }))
+	}
 	if broken.At > 0 {
 		breaks(slices.DeleteFunc(slices.Clone(s.items), func(i item) bool { return i.at > broken.At }))
 	}
-	for keep := 16; keep < len(s.items); keep *= 2 { // the beginning and the end
-		if breaks(append(slices.Clone(s.items[:s.conns]), earlier(s.items[s.conns:], keep)...)) {
+	for keep := 16; keep < len(s.items); keep *= 2 { // what came last
+		if breaks(earlier(s.items, keep)) {
 			break
 		}
 	}

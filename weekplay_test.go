@@ -30,6 +30,7 @@ type verdict struct {
 	What    string        // in words
 	At      time.Duration // since the beginning
 	History []string      // what happened last, only if something was broken
+	Guilty  int           // the number of the Conn, from 1; 0: nobody's
 	Tally   tally
 }
 
@@ -56,6 +57,7 @@ type chaos struct {
 	mu      sync.Mutex
 	next    time.Time // when DialLimit lets the next dial through
 	history []string
+	guilty  int
 	tally   tally
 }
 
@@ -100,14 +102,15 @@ func say(v verdict) {
 const verdictMark = "VERDICT "
 
 func (w *chaos) fail(check, format string, args ...any) {
+	const most = 100
 	w.mu.Lock()
-	say(verdict{check, fmt.Sprintf(format, args...), time.Since(w.began), w.history, w.tally})
+	say(verdict{check, fmt.Sprintf(format, args...), time.Since(w.began), w.history[max(0, len(w.history)-most):], w.guilty, w.tally})
 	os.Exit(0)
 }
 
 // note remembers what happened, for the history of a failure.
 func (w *chaos) note(format string, args ...any) {
-	const most = 60
+	most := 60 * len(w.all)
 	text := fmt.Sprintf("%v ", time.Since(w.began)) + fmt.Sprintf(format, args...)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -557,7 +560,7 @@ func (s *subject) do(args []string, number func(int) int, span func(int) time.Du
 // session checks what a connecting call returned.
 func (s *subject) session(session chatconn.Session, err error) error {
 	if err == nil && (session.ConnectionID == "" || session.User.ID == "") {
-		s.w.fail("C1", "a call returned the session %+v", session)
+		s.fail("C1", "a call returned the session %+v", session)
 	}
 	return err
 }
@@ -586,10 +589,10 @@ func (s *subject) call(kind string, limit time.Duration, f func(context.Context)
 		}
 		w.note("%d: %s returns %v", s.n, kind, err)
 		if took > most {
-			w.fail("C1", "Conn %d: a call (%s) took %v of %v: %v", s.n, kind, took, most, err)
+			s.fail("C1", "Conn %d: a call (%s) took %v of %v: %v", s.n, kind, took, most, err)
 		}
 		if err != nil && !documented[kind](err) {
-			w.fail("M4", "Conn %d: a call (%s) ended in %T: %v", s.n, kind, err, err)
+			s.fail("M4", "Conn %d: a call (%s) ended in %T: %v", s.n, kind, err, err)
 		}
 		s.mu.Lock()
 		*open--

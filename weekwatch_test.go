@@ -102,7 +102,7 @@ func (w *chaos) subject(n int, tapped bool) *subject {
 			s.took(step)
 		})
 		if err != nil {
-			w.fail("O4", "Conn %d: %v", n, err)
+			s.fail("O4", "Conn %d: %v", n, err)
 		}
 	}()
 	changes := s.conn.Watch(context.Background())
@@ -112,11 +112,11 @@ func (w *chaos) subject(n int, tapped bool) *subject {
 		for e := range events {
 			var serial int
 			if _, err := fmt.Sscanf(string(e.Raw), `{"n":%d`, &serial); err != nil {
-				w.fail("O1", "Conn %d: an event cannot be read: %.100q", n, e.Raw)
+				s.fail("O1", "Conn %d: an event cannot be read: %.100q", n, e.Raw)
 			}
 			s.mu.Lock()
 			if serial <= s.seen {
-				w.fail("O2", "Conn %d: event %d came after %d", n, serial, s.seen)
+				s.fail("O2", "Conn %d: event %d came after %d", n, serial, s.seen)
 			}
 			s.seen = serial
 			s.mu.Unlock()
@@ -124,6 +124,16 @@ func (w *chaos) subject(n int, tapped bool) *subject {
 		}
 	}()
 	return s
+}
+
+// fail reports a broken promise of this Conn, with its own history.
+func (s *subject) fail(check, format string, args ...any) {
+	mine := fmt.Sprintf(" %d: ", s.n)
+	s.w.mu.Lock()
+	s.w.history = slices.DeleteFunc(s.w.history, func(line string) bool { return !strings.Contains(line, " --- ") && !strings.Contains(line, mine) })
+	s.w.guilty = s.n + 1
+	s.w.mu.Unlock()
+	s.w.fail(check, format, args...)
 }
 
 // follow checks that a watcher sees a path of the table, and is told of every step
@@ -134,15 +144,15 @@ func (s *subject) follow(who string, changes <-chan chatconn.Change, pause time.
 		switch {
 		case c.Event == 0:
 			if last.Seq != 0 || c.From != c.To {
-				s.w.fail("O1", "Conn %d: %s is told a present state late: %+v", s.n, who, c)
+				s.fail("O1", "Conn %d: %s is told a present state late: %+v", s.n, who, c)
 			}
 		case c.Missed == 0 && (c.From != last.To || c.Seq != last.Seq+1):
-			s.w.fail("O1", "Conn %d: %s sees %v → %v (%d) after %v → %v (%d)", s.n, who, c.From, c.To, c.Seq, last.From, last.To, last.Seq)
+			s.fail("O1", "Conn %d: %s sees %v → %v (%d) after %v → %v (%d)", s.n, who, c.From, c.To, c.Seq, last.From, last.To, last.Seq)
 		case c.Seq != last.Seq+1+uint64(c.Missed):
-			s.w.fail("O2", "Conn %d: %s sees change %d after %d, and %d missed", s.n, who, c.Seq, last.Seq, c.Missed)
+			s.fail("O2", "Conn %d: %s sees change %d after %d, and %d missed", s.n, who, c.Seq, last.Seq, c.Missed)
 		}
 		if step, v := fsm.Next(c.From, c.Event); c.Event != 0 && (step.To != c.To || v != fsm.Move && v != fsm.Stay) {
-			s.w.fail("O1", "Conn %d: %s sees %v × %v lead to %v; the table says %v, %v", s.n, who, c.From, c.Event, c.To, v, step.To)
+			s.fail("O1", "Conn %d: %s sees %v × %v lead to %v; the table says %v, %v", s.n, who, c.From, c.Event, c.To, v, step.To)
 		}
 		if pause == 0 {
 			s.saw(c)
@@ -168,7 +178,7 @@ func (s *subject) saw(c chatconn.Change) {
 		}
 		s.grants += 2 // one wait from 0 on, one refusal that costs none
 		if wait := c.RetryAt.Sub(c.At); !c.RetryAt.IsZero() && wait > first {
-			s.w.fail("R3", "Conn %d waits %v after %v of health (%v)", s.n, wait, c.At.Sub(s.connected), c.Event)
+			s.fail("R3", "Conn %d waits %v after %v of health (%v)", s.n, wait, c.At.Sub(s.connected), c.Event)
 		}
 	}
 }
@@ -205,13 +215,13 @@ func (s *subject) limit(ctx context.Context) error {
 	const most, within = 14, 10 * time.Second
 	if n := len(s.attempts); n > most {
 		if took := now.Sub(s.attempts[n-1-most]); took < within {
-			s.w.fail("R1", "Conn %d: %d attempts within %v", s.n, most+1, took)
+			s.fail("R1", "Conn %d: %d attempts within %v", s.n, most+1, took)
 		}
 		s.attempts = s.attempts[n-most:]
 	}
 	// R1: one for the cause, one that waits 0 to 5 s, then one for every 5 s.
 	if allowed := 3 + s.grants + int(now.Sub(s.window)/(5*time.Second)); s.made > allowed {
-		s.w.fail("R1", "Conn %d: %d attempts within %v of the last local cause; %d are allowed", s.n, s.made, now.Sub(s.window), allowed)
+		s.fail("R1", "Conn %d: %d attempts within %v of the last local cause; %d are allowed", s.n, s.made, now.Sub(s.window), allowed)
 	}
 	s.mu.Unlock()
 	return s.w.limit(ctx)
@@ -229,7 +239,7 @@ func (s *subject) dial(ctx context.Context, network, addr string) (net.Conn, err
 	d := &dialling{ctx}
 	s.mu.Lock()
 	if live, dials := s.live(); live+dials > 0 {
-		w.fail("M1", "Conn %d dials beside %d sockets and %d dials", s.n, live, dials)
+		s.fail("M1", "Conn %d dials beside %d sockets and %d dials", s.n, live, dials)
 	}
 	mode := ""
 	if s.dialTimes > 0 {
@@ -313,6 +323,10 @@ type endpoint struct {
 	sent     []byte // what is not understood yet
 	upgraded bool
 	read     time.Time // the latest bytes came
+	came     []byte    // what is not understood yet of those
+	body     int       // bytes of the frame under way that are still to come
+	answered bool      // with 101, whose headers are over
+	frame    time.Time // the latest whole frame came
 	over     time.Time // the close frame went, or the connection was closed
 }
 
@@ -321,9 +335,50 @@ func (e *endpoint) Read(p []byte) (int, error) {
 	if n > 0 {
 		e.s.mu.Lock()
 		e.read = time.Now()
+		e.receive(p[:n])
 		e.s.mu.Unlock()
 	}
 	return n, err
+}
+
+// receive follows the frames of the server, which are not masked. The caller holds
+// s.mu.
+func (e *endpoint) receive(p []byte) {
+	e.came = append(e.came, p...)
+	if !e.answered {
+		_, rest, whole := bytes.Cut(e.came, []byte("\r\n\r\n"))
+		if !whole {
+			return
+		}
+		e.came, e.answered = slices.Clone(rest), true
+	}
+	for len(e.came) > 0 {
+		if e.body > 0 {
+			n := min(e.body, len(e.came))
+			e.came, e.body = e.came[n:], e.body-n
+		} else {
+			size, head := int64(0), 2
+			if len(e.came) < head {
+				return
+			}
+			size = int64(e.came[1] & 0x7f)
+			wide := map[int64]int{126: 2, 127: 8}[size]
+			if head += wide; len(e.came) < head {
+				return
+			}
+			if wide > 0 {
+				size = 0
+			}
+			for _, b := range e.came[2:head] {
+				size = size<<8 | int64(b)
+			}
+			e.came, e.body = e.came[head:], int(size)
+		}
+		if e.body == 0 {
+			e.frame = time.Now()
+		}
+	}
+	e.came = nil
 }
 
 func (e *endpoint) Write(p []byte) (int, error) {
@@ -350,7 +405,7 @@ func (e *endpoint) request() {
 	for line := range strings.Lines(string(head)) {
 		name, token, _ := strings.Cut(strings.TrimSpace(line), ": ")
 		if d, ok := s.dead[token]; ok && strings.EqualFold(name, "Authorization") && time.Now().After(d.at) {
-			s.w.fail("T2", "Conn %d connects with a token that is dead since %v (%s)", s.n, d.at.Sub(s.w.began), d.why)
+			s.fail("T2", "Conn %d connects with a token that is dead since %v (%s)", s.n, d.at.Sub(s.w.began), d.why)
 		}
 	}
 	s.latest = e
@@ -415,11 +470,11 @@ func (f *flaky) Token(ctx context.Context) (token string, err error) {
 		mode = f.mode
 	}
 	if f.runs++; f.runs > 1 {
-		w.fail("T4", "Conn %d: %d calls of one source at a time", s.n, f.runs)
+		s.fail("T4", "Conn %d: %d calls of one source at a time", s.n, f.runs)
 	}
 	for _, other := range s.sources {
 		if other != f && other.runs > 0 && other.ctx.Err() == nil {
-			w.fail("T4", "Conn %d: the sources of two users are asked at a time", s.n)
+			s.fail("T4", "Conn %d: the sources of two users are asked at a time", s.n)
 		}
 	}
 	f.ctx = ctx
@@ -514,7 +569,7 @@ func (s *subject) runningLocked() int { return s.sources[0].runs + s.sources[1].
 
 // inspect looks at the Conn when nothing moves. Spec: M1, H1, T2.
 func (s *subject) inspect() {
-	w, state := s.w, s.conn.State()
+	state := s.conn.State()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.account()
@@ -540,21 +595,21 @@ func (s *subject) inspect() {
 		wrong = sockets > 1 || sockets != under.Sockets || dials != 0 || loads > 1 || busy != 1
 	}
 	if wrong || under.Timers > 1 || loads > under.Loads || dials > under.Dials {
-		w.fail("M1", "Conn %d is %v with %d sockets, %d dials, %d loads; under way is %+v", s.n, state, sockets, dials, loads, under)
+		s.fail("M1", "Conn %d is %v with %d sockets, %d dials, %d loads; under way is %+v", s.n, state, sockets, dials, loads, under)
 	}
 	for e := range s.ends {
 		if silence := now.Sub(e.read); e.over.IsZero() && silence > 35*time.Second+time.Millisecond {
-			w.fail("H1", "Conn %d keeps a socket that has been silent for %v", s.n, silence)
+			s.fail("H1", "Conn %d keeps a socket that has been silent for %v", s.n, silence)
 		}
 		if !e.over.IsZero() && now.Sub(e.over) > 1200*time.Millisecond {
-			w.fail("C7", "Conn %d has not closed a connection %v after its close frame", s.n, now.Sub(e.over))
+			s.fail("C7", "Conn %d has not closed a connection %v after its close frame", s.n, now.Sub(e.over))
 		}
 	}
 	if state != s.change.To {
-		w.fail("O1", "Conn %d is %v, and its watcher was told %v", s.n, state, s.change.To)
+		s.fail("O1", "Conn %d is %v, and its watcher was told %v", s.n, state, s.change.To)
 	}
 	if bugs := s.conn.Stats().Bugs; bugs != 0 {
-		w.fail("M2", "Conn %d: %d events that the table refuses", s.n, bugs)
+		s.fail("M2", "Conn %d: %d events that the table refuses", s.n, bugs)
 	}
 }
 
@@ -579,8 +634,8 @@ func (s *subject) took(step recording.Step) {
 	case fsm.Unhealthy:
 		w.count(&w.tally.Silences)
 		s.reasons = append(s.reasons, step.Time)
-		if silence := step.Time.Sub(s.latest.read); step.From == fsm.Connected && silence < 35*time.Second {
-			w.fail("H1", "Conn %d: unhealthy after %v of silence", s.n, silence)
+		if silence := step.Time.Sub(s.latest.frame); step.From == fsm.Connected && silence < 35*time.Second {
+			s.fail("H1", "Conn %d: unhealthy after %v of silence", s.n, silence)
 		}
 	case fsm.Abandoned:
 		s.reasons = append(s.reasons, step.Time)
@@ -617,7 +672,7 @@ func (s *subject) account() {
 		s.reasons = slices.DeleteFunc(s.reasons, func(at time.Time) bool { return at.Before(s.good) })
 		slices.SortFunc(s.reasons, time.Time.Compare)
 		if len(s.reasons) == 0 || s.reasons[0].After(l.began) {
-			w.fail("T2", "Conn %d: the source was asked at %v for no reason; its last good answer was at %v", s.n, l.began.Sub(w.began), s.good.Sub(w.began))
+			s.fail("T2", "Conn %d: the source was asked at %v for no reason; its last good answer was at %v", s.n, l.began.Sub(w.began), s.good.Sub(w.began))
 		}
 		s.reasons = s.reasons[1:]
 		switch {
@@ -630,7 +685,7 @@ func (s *subject) account() {
 		}
 	}
 	if s.counted.calls > s.counted.loads {
-		w.fail("T2", "Conn %d: %d calls of sources for %d loads", s.n, s.counted.calls, s.counted.loads)
+		s.fail("T2", "Conn %d: %d calls of sources for %d loads", s.n, s.counted.calls, s.counted.loads)
 	}
 }
 
@@ -638,24 +693,24 @@ func (s *subject) account() {
 func (s *subject) fine(limit time.Duration) {
 	w := s.w
 	if state := s.conn.State(); state != fsm.Connected {
-		w.fail("calm", "Conn %d is %v %v after the world turned calm: %v", s.n, state, limit, s.conn.Stats().LastError)
+		s.fail("calm", "Conn %d is %v %v after the world turned calm: %v", s.n, state, limit, s.conn.Stats().LastError)
 	}
 	s.mu.Lock()
 	loads := s.runningLocked()
 	s.mu.Unlock()
 	if waiting := s.conn.Stats().Waiting; waiting != 0 || loads != 0 {
-		w.fail("Q4", "Conn %d: %d requests wait and %d loads run while Connected", s.n, waiting, loads)
+		s.fail("Q4", "Conn %d: %d requests wait and %d loads run while Connected", s.n, waiting, loads)
 	}
 	if user, _ := s.conn.CurrentUser(); user.ID != "!anon" {
 		if err := s.request(context.Background()); err != nil {
-			w.fail("Q2", "Conn %d: a request while all is well: %v", s.n, err)
+			s.fail("Q2", "Conn %d: a request while all is well: %v", s.n, err)
 		}
 		if sent := s.emit(); sent {
 			synctest.Wait()
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.seen != w.serial {
-				w.fail("O2", "Conn %d: event %d has not come; the last was %d", s.n, w.serial, s.seen)
+				s.fail("O2", "Conn %d: event %d has not come; the last was %d", s.n, w.serial, s.seen)
 			}
 		}
 	}
@@ -683,7 +738,7 @@ func (s *subject) closed(requests bool) {
 	defer s.mu.Unlock()
 	sockets, dials := s.live()
 	if sockets+dials+s.calls+len(s.ends) != 0 || requests && s.requests != 0 {
-		s.w.fail("C9", "Conn %d: after Close there are %d sockets, %d dials, %d connections, and %d calls and %d requests have not returned",
+		s.fail("C9", "Conn %d: after Close there are %d sockets, %d dials, %d connections, and %d calls and %d requests have not returned",
 			s.n, sockets, dials, len(s.ends), s.calls, s.requests)
 	}
 }
