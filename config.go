@@ -68,7 +68,9 @@ type Config struct {
 
 	// DialLimit, if set, is called before each dial and blocks until the dial
 	// may go on. One function shared by many Conns spreads their dials. It
-	// must obey its context; an error fails the attempt.
+	// must obey its context; an error fails the attempt. Here, in Proxy, in
+	// DialContext and in the callbacks of TLS, a call that would wait for the
+	// attempt itself gets ErrReentrant.
 	DialLimit func(context.Context) error
 	// DialContext opens the TCP connection. Nil: net.Dialer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)

@@ -65,7 +65,7 @@ type Conn struct {
 	view    atomic.Pointer[view] // what the owner last published
 
 	requests   atomic.Pointer[roundTripper] // nil until HTTPClient is called
-	asking     sync.Map                     // of *login: the goroutine in which their source runs
+	asking     sync.Map                     // of *inside: where the program's code runs now
 	closedDown chan struct{}                // closed when Close has waited for everything
 
 	mu     sync.Mutex // guards the inbox, and is never held for longer than that
@@ -199,7 +199,7 @@ func (c *Conn) wait(ctx context.Context, k *call) (Session, error) {
 	if err := ctx.Err(); err != nil {
 		return Session{}, err
 	}
-	if l := c.insideSource(ctx); l != nil && l.wouldWait(k, c.view.Load()) {
+	if c.inside(ctx).wouldWait(k, c.view.Load()) {
 		return Session{}, ErrReentrant
 	}
 	k.answer = make(chan result, 1)
@@ -239,7 +239,7 @@ func (c *Conn) leave(ctx context.Context, verb fsm.Event) error {
 	if ctx == nil {
 		return errNilContext
 	}
-	if c.insideSource(ctx) != nil {
+	if c.inside(ctx) != nil {
 		ctx = context.WithoutCancel(ctx) // the call itself is what ends this context
 	}
 	k := &call{verb: verb, answer: make(chan result, 1)}
@@ -317,7 +317,7 @@ func (c *Conn) Wait(ctx context.Context, states ...fsm.State) (fsm.State, error)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	changes := c.Watch(ctx)
-	if l := c.insideSource(ctx); l != nil && l == c.view.Load().login && !slices.Contains(states, c.State()) {
+	if c.inside(ctx).holdsUp(c.view.Load()) && !slices.Contains(states, c.State()) {
 		return c.State(), ErrReentrant
 	}
 	for change := range changes {

@@ -94,7 +94,7 @@ var (
 	ErrTokenInvalid      = tokens.ErrInvalid
 	ErrTokenTimeout      = tokens.ErrTimeout
 	ErrDisconnected      = errors.New("chatconn: disconnected")
-	ErrReentrant         = errors.New("chatconn: called from inside the token source whose result it would wait for")
+	ErrReentrant         = errors.New("chatconn: called from inside the token source or the dial whose result it would wait for")
 	ErrRetriesSpent      = errors.New("chatconn: no attempt is left")
 	ErrTooManyRequests   = errors.New("chatconn: too many API requests are waiting")
 	ErrRequestTimeout    = errors.New("chatconn: the API request waited too long for a token")

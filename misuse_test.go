@@ -3,12 +3,15 @@ package chatconn_test
 import (
 	"context"
 	"errors"
+	"flag"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -362,6 +365,13 @@ var callbacks = map[string]func(w *world, s *source, run func(ctx context.Contex
 			return dial(ctx, network, addr)
 		}
 	},
+	"DialContext, with a context of its own": func(w *world, s *source, run func(context.Context)) {
+		dial := w.config.DialContext
+		w.config.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			run(context.Background())
+			return dial(ctx, network, addr)
+		}
+	},
 	"Proxy": func(w *world, s *source, run func(context.Context)) {
 		w.config.Proxy = func(r *http.Request) (*url.URL, error) { run(r.Context()); return nil, nil }
 	},
@@ -412,59 +422,121 @@ func inCallback(w *world, name string, s *source, run func(ctx context.Context))
 	synctest.Wait()
 }
 
-// M4, C9: every call is legal from inside every callback. None of them waits for
-// itself for ever: what would is ErrReentrant inside a token source, and ends with
-// its context elsewhere.
+// afterwards is what the program's code does when its call has returned.
+var afterwards = map[string]func(free <-chan struct{}){
+	"returns":            func(<-chan struct{}) {},
+	"panics":             func(<-chan struct{}) { panic("hunter2") },
+	"ends its goroutine": func(<-chan struct{}) { runtime.Goexit() },
+	"blocks":             func(free <-chan struct{}) { <-free },
+}
+
+// M4, C9: every call is legal from inside every callback, whatever that does then.
+// None of them waits for itself for ever: what would is ErrReentrant, at once, inside
+// a token source and inside what opens a connection. Every call ends in a documented
+// way, and the Conn is as good as before.
 func TestCallsFromInsideCallbacks(t *testing.T) {
 	for callback := range callbacks {
 		for verb, call := range verbs {
-			t.Run(callback+"/"+verb, func(t *testing.T) {
-				inWorld(t, nil, func(w *world) {
-					s := w.source("john")
-					returned := make(chan error, 1)
-					began := time.Now()
-					inCallback(w, callback, s, func(ctx context.Context) {
-						ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-						defer cancel()
-						returned <- call(ctx, w, s)
+			for then, act := range afterwards {
+				if strings.HasSuffix(callback, " loop") && (then == "panics" || then == "ends its goroutine") {
+					continue // that is the program's own goroutine
+				}
+				t.Run(callback+"/"+verb+"/"+then, func(t *testing.T) {
+					inWorld(t, nil, func(w *world) {
+						s := w.source("john")
+						returned, free := make(chan error, 1), make(chan struct{})
+						began := time.Now()
+						inCallback(w, callback, s, func(ctx context.Context) {
+							ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+							defer cancel()
+							returned <- call(ctx, w, s)
+							act(free)
+						})
+						w.ended(callback, verb, <-returned, time.Since(began))
+						if verb == "Close" {
+							w.is(fsm.Offline)
+						} else if _, err := w.conn.SwitchUser(w.Context(), chatconn.User{ID: "joe"}, w.source("joe")); err != nil {
+							w.Errorf("afterwards: %v", err)
+						}
+						began = time.Now()
+						w.close()
+						if took := time.Since(began); took > time.Second {
+							w.Errorf("Close took %v", took)
+						}
+						close(free)
 					})
-					err := <-returned
-					took := time.Since(began)
-					if took > 10*time.Second {
-						w.Errorf("it took %v", took)
-					}
-					if strings.HasPrefix(callback, "source") {
-						switch verb {
-						case "ConnectUser", "ReconnectSocket", "Wait", "request":
-							wantError(w, verb, err, chatconn.ErrReentrant)
-						case "ConnectUser another", "ConnectGuest", "ConnectAnonymous":
-							wantError(w, verb, err, chatconn.ErrUserAlreadySet)
-						case "SwitchUser": // it ends the context of the source it is in
-							if callback == "source" {
-								wantError(w, verb, err, context.Canceled)
-							} else if err != nil {
-								w.Errorf("%s: %v", verb, err)
-							}
-						default:
-							if err != nil {
-								w.Errorf("%s: %v", verb, err)
-							}
-						}
-						if took > time.Second {
-							w.Errorf("it took %v", took)
-						}
-					}
-					// The Conn is as good as before, unless it was closed.
-					if verb == "Close" {
-						w.is(fsm.Offline)
-					} else if _, err := w.conn.SwitchUser(w.Context(), chatconn.User{ID: "joe"}, w.source("joe")); err != nil {
-						w.Errorf("afterwards: %v", err)
-					}
-					w.close()
 				})
-			})
+			}
 		}
 	}
+}
+
+// ended checks how a call from inside a callback ended.
+func (w *world) ended(callback, verb string, err error, took time.Duration) {
+	w.Helper()
+	if took > 10*time.Second {
+		w.Errorf("it took %v", took)
+	}
+	if !documentedFor(verb, err) {
+		w.Errorf("%s ended in %v", verb, err)
+	}
+	inSource, opens := false, false
+	switch callback {
+	case "source", "source, with a context of its own":
+		inSource = true
+	case "DialLimit", "DialContext", "DialContext, with a context of its own", "Proxy":
+		opens = true
+	default:
+		return
+	}
+	if took > 2*time.Second { // between two attempts, and the wait for a dial that goes on
+		w.Errorf("it took %v", took)
+	}
+	switch verb {
+	case "ConnectUser", "ReconnectSocket", "Wait":
+		wantError(w, verb, err, chatconn.ErrReentrant)
+	case "request":
+		if inSource {
+			wantError(w, verb, err, chatconn.ErrReentrant)
+		}
+	case "ConnectUser another", "ConnectGuest", "ConnectAnonymous":
+		wantError(w, verb, err, chatconn.ErrUserAlreadySet)
+	case "SwitchUser": // it ends the context of the code it is in
+		if !strings.HasSuffix(callback, "of its own") {
+			wantError(w, verb, err, context.Canceled)
+		} else if err != nil {
+			w.Errorf("%s: %v", verb, err)
+		}
+	default:
+		if err != nil && !opens {
+			w.Errorf("%s: %v", verb, err)
+		}
+	}
+}
+
+// documentedFor reports whether a call may end so, when the world is well and the
+// program is not. A request's error may also be the network's or a panic's.
+func documentedFor(verb string, err error) bool {
+	var api *chatconn.APIError
+	var wire *url.Error
+	is := func(all ...error) bool {
+		return err == nil || slices.ContainsFunc(all, func(target error) bool { return errors.Is(err, target) })
+	}
+	always := []error{chatconn.ErrClosed, context.Canceled, context.DeadlineExceeded}
+	switch verb {
+	case "ConnectUser", "ConnectUser another", "SwitchUser", "ConnectGuest", "ConnectAnonymous", "ReconnectSocket":
+		return errors.As(err, &api) || is(append(always, chatconn.ErrUserAlreadySet, chatconn.ErrNoUser, chatconn.ErrDisconnected, chatconn.ErrReentrant,
+			chatconn.ErrTokenUserMismatch, chatconn.ErrTokenExpired, chatconn.ErrTokenInvalid)...)
+	case "Wait":
+		return is(append(always, chatconn.ErrReentrant)...)
+	case "Disconnect", "DisconnectSocket":
+		return is(always...)
+	case "GuestToken":
+		return errors.As(err, &api) || errors.As(err, new(*net.OpError)) || is(append(always, io.EOF, io.ErrUnexpectedEOF, chatconn.ErrDisconnected)...)
+	case "request":
+		return errors.As(err, &wire) || is(always...)
+	}
+	return err == nil
 }
 
 // M4: the program's code may panic anywhere without taking the program along, and
@@ -492,7 +564,7 @@ func TestCallbacksThatPanic(t *testing.T) {
 // does not need that code, and Close does not wait for it.
 func TestCallbacksThatBlock(t *testing.T) {
 	goesOn := map[string]bool{"logger": true, "Record": true, "watcher loop": true, "event loop": true,
-		"DialContext": true, "Proxy": true} // the next attempt
+		"DialContext": true, "DialContext, with a context of its own": true, "Proxy": true} // the next attempt
 	for callback := range callbacks {
 		t.Run(callback, func(t *testing.T) {
 			inWorld(t, nil, func(w *world) {
@@ -571,7 +643,9 @@ func TestRandomCalls(t *testing.T) {
 	})
 }
 
-// The same for a moment on real sockets.
+var randomFor = flag.Duration("random.for", 3*time.Second, "how long 64 goroutines make random calls on real sockets")
+
+// The same for a moment on real sockets. Every call ends in a documented way.
 func TestRandomCallsOnRealSockets(t *testing.T) {
 	server, err := devserver.Start(devserver.Options{})
 	if err != nil {
@@ -586,7 +660,7 @@ func TestRandomCallsOnRealSockets(t *testing.T) {
 		HealthCheckInterval: 50 * time.Millisecond, HealthTimeout: 100 * time.Millisecond,
 	}
 	w.conn = w.newConn()
-	randomCalls(w, 2*time.Second, 20*time.Millisecond)
+	randomCalls(w, *randomFor, 20*time.Millisecond)
 	if bugs := w.conn.Stats().Bugs; bugs != 0 {
 		t.Errorf("%d events that the table refuses", bugs)
 	}
@@ -608,10 +682,15 @@ func randomCalls(w *world, length, pause time.Duration) {
 		}
 		return nil
 	}
-	var calls []func(context.Context, *world, tokens.Source) error
+	var calls []func(context.Context, *world, tokens.Source)
 	for name, call := range verbs {
 		if name != "Close" {
-			calls = append(calls, call)
+			calls = append(calls, func(ctx context.Context, w *world, s tokens.Source) {
+				err := call(ctx, w, s)
+				if !documentedFor(name, err) && !errors.Is(err, broken) {
+					w.Errorf("%s ended in %T: %v", name, err, err)
+				}
+			})
 		}
 	}
 	faults := []func(){
@@ -631,7 +710,7 @@ func randomCalls(w *world, length, pause time.Duration) {
 		group.Go(func() {
 			for ctx.Err() == nil {
 				short, cancel := context.WithTimeout(ctx, rand.N(pause))
-				_ = calls[rand.N(len(calls))](short, w, s)
+				calls[rand.N(len(calls))](short, w, s)
 				cancel()
 				time.Sleep(rand.N(pause))
 			}

@@ -428,7 +428,7 @@ func (c *Conn) admit(ctx context.Context, k *ticket) (pass, error) {
 		}
 		k.login = v.login
 	}
-	if l := c.insideSource(ctx); l != nil && l == v.login {
+	if in := c.inside(ctx); in.holdsUp(v) && in.dial == nil {
 		return pass{}, ErrReentrant
 	}
 	if c.cfg.RequestWait > 0 {

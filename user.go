@@ -150,38 +150,62 @@ func awaitAll(ctx context.Context, all []<-chan struct{}, limit time.Duration) e
 // inside it is recognised.
 func (c *Conn) ask(ctx context.Context, l *login) (string, error) {
 	c.count.loads.Add(1)
-	c.asking.Store(l, goroutineID())
-	defer c.asking.Delete(l)
-	return l.source.Token(context.WithValue(ctx, insideKey{c}, l))
+	ctx, leave := c.enter(ctx, &inside{login: l})
+	defer leave()
+	return l.source.Token(ctx)
 }
 
-// insideKey finds, in the context of a source, the user for whom a Conn asks.
+// inside is a place where the program's own code runs and a call of ours may
+// wait for itself: the token source of a user, or, with a context, what opens a
+// connection for them (DialLimit, Proxy, DialContext, the callbacks of TLS).
+type inside struct {
+	login     *login
+	dial      context.Context // of the attempt; nil: in the source
+	goroutine uint64
+}
+
+// insideKey finds, in the context that such code is given, where it runs.
 type insideKey struct{ conn *Conn }
 
-// insideSource returns the user inside whose token source the caller runs: by
-// the context that the source was given, or by the goroutine in which it runs.
-func (c *Conn) insideSource(ctx context.Context) (inside *login) {
-	marked, _ := ctx.Value(insideKey{c}).(*login)
+// enter marks the context and this goroutine until leave.
+func (c *Conn) enter(ctx context.Context, in *inside) (marked context.Context, leave func()) {
+	in.goroutine = goroutineID()
+	c.asking.Store(in, nil)
+	return context.WithValue(ctx, insideKey{c}, in), func() { c.asking.Delete(in) }
+}
+
+// inside returns in which place of the program's code the caller runs: by the
+// context that this was given, or by the goroutine. Nil: in none.
+func (c *Conn) inside(ctx context.Context) (found *inside) {
+	marked, _ := ctx.Value(insideKey{c}).(*inside)
 	here := uint64(0)
-	c.asking.Range(func(asked, in any) bool {
+	c.asking.Range(func(key, _ any) bool {
 		if here == 0 {
 			here = goroutineID()
 		}
-		if asked == marked || in == here {
-			inside = asked.(*login)
+		if in := key.(*inside); in == marked || in.goroutine == here {
+			found = in
 		}
-		return inside == nil
+		return found == nil
 	})
-	return inside
+	return found
 }
 
-// wouldWait reports whether a call from inside the source of l would wait for
-// the result of that source.
-func (l *login) wouldWait(k *call, v *view) bool {
-	if k.source != nil && tokens.SameSource(k.source, l.source) {
+// holdsUp reports whether the caller holds up the connection of the user whom a
+// view shows: their source, or their attempt, waits for the caller's return.
+func (in *inside) holdsUp(v *view) bool {
+	return in != nil && in.login == v.login && (in.dial == nil || in.dial.Err() == nil)
+}
+
+// wouldWait reports whether a call from inside would wait for its own return.
+func (in *inside) wouldWait(k *call, v *view) bool {
+	if in == nil {
+		return false
+	}
+	if in.dial == nil && k.source != nil && tokens.SameSource(k.source, in.login.source) {
 		return true
 	}
-	if l != v.login || k.replace || v.state == fsm.Connected {
+	if !in.holdsUp(v) || k.replace || v.state == fsm.Connected {
 		return false
 	}
 	return k.verb == fsm.ReconnectSocket || k.user.ID == v.user.ID

@@ -188,6 +188,8 @@ func (c *Conn) dial() {
 			}
 		}()
 		n.err = guard(func() error {
+			ctx, leave := c.enter(ctx, &inside{login: l, dial: ctx})
+			defer leave()
 			if err := c.turn(ctx, before); err != nil {
 				return err
 			}
