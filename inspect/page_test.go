@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -793,7 +794,8 @@ func TestNoTokenOnThePage(t *testing.T) {
 			defer close(streamed)
 			io.Copy(&stream, b.body)
 		}()
-		var minted []string // by the source; read when nothing moves
+		var mu sync.Mutex
+		var minted []string
 		every := func(token string) (text string) {
 			for i := range len(token) {
 				text += fmt.Sprintf("%%%02X", token[i])
@@ -809,6 +811,8 @@ func TestNoTokenOnThePage(t *testing.T) {
 		}
 		source := tokens.Func(func(context.Context) (string, error) {
 			token := s.server.Token("john", time.Hour)
+			mu.Lock()
+			defer mu.Unlock()
 			minted = append(minted, token)
 			return "", errors.New("cannot take " + forms[(len(minted)-1)%len(forms)](token))
 		})
@@ -821,7 +825,9 @@ func TestNoTokenOnThePage(t *testing.T) {
 		for n := 0; n < 2*len(forms); {
 			time.Sleep(5 * time.Second)
 			synctest.Wait()
+			mu.Lock()
 			n = len(minted)
+			mu.Unlock()
 			for _, path := range []string{"/?conn=john", "/list", "/recording?conn=john"} {
 				seen.WriteString(get(s.page, path).Body.String())
 			}
