@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -71,9 +72,15 @@ func (l Login) MarshalJSON() ([]byte, error) { return json.Marshal(l.String()) }
 // Dialer opens sockets. It keeps nothing of an attempt and is safe for concurrent
 // use.
 type Dialer struct {
-	o    Options
-	base *url.URL // {base}/connect as http or https, without query
+	o      Options
+	url    string   // {base}/connect as http or https, without query
+	host   string   // the name or address in it
+	addr   string   // host and port
+	client []string // the value of X-Stream-Client
 }
+
+// dialDirect is shared: a net.Dialer is larger than what a Dialer keeps.
+var dialDirect = new(net.Dialer).DialContext
 
 // NewDialer checks the options and connects to nothing.
 func NewDialer(o Options) (*Dialer, error) {
@@ -93,18 +100,34 @@ func NewDialer(o Options) (*Dialer, error) {
 		return nil, errors.New("transport: MaxMessageBytes, WriteTimeout and CloseTimeout must be positive")
 	}
 	if o.DialContext == nil {
-		o.DialContext = new(net.Dialer).DialContext
+		o.DialContext = dialDirect
 	}
-	if o.TLS == nil {
-		o.TLS = new(tls.Config)
+	if o.TLS != nil {
+		o.TLS = o.TLS.Clone()
 	}
-	o.TLS = o.TLS.Clone()
-	o.TLS.MinVersion = max(o.TLS.MinVersion, tls.VersionTLS12)
-	if o.TLS.ServerName == "" {
-		o.TLS.ServerName = base.Hostname()
+	port := base.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[base.Scheme]
 	}
-	o.TLS.NextProtos = []string{"http/1.1"}
-	return &Dialer{o: o, base: base.JoinPath("connect")}, nil
+	return &Dialer{
+		o: o, url: base.JoinPath("connect").String(), host: base.Hostname(), addr: net.JoinHostPort(base.Hostname(), port),
+		client: []string{o.Client},
+	}, nil
+}
+
+// tls returns the configuration of one handshake. An idle connection over TLS keeps
+// one; a dialer that has dialled nothing, or without TLS, needs none.
+func (d *Dialer) tls() *tls.Config {
+	cfg := new(tls.Config)
+	if d.o.TLS != nil {
+		cfg = d.o.TLS.Clone()
+	}
+	cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS12)
+	if cfg.ServerName == "" {
+		cfg.ServerName = d.host
+	}
+	cfg.NextProtos = []string{"http/1.1"}
+	return cfg
 }
 
 // Dial opens a connection, asks for the WebSocket and waits for the first health
@@ -137,7 +160,7 @@ func ended(ctx context.Context) error {
 }
 
 func (d *Dialer) dial(ctx context.Context, address string, header http.Header, redact func(string) string) (*Socket, *Error) {
-	raw, addr, proxy, err := d.reach(ctx)
+	raw, proxy, err := d.reach(ctx)
 	if err != nil {
 		return nil, &Error{Phase: "dial", Kind: Network, Err: err}
 	}
@@ -146,7 +169,7 @@ func (d *Dialer) dial(ctx context.Context, address string, header http.Header, r
 		return nil, &Error{Phase: "dial", Kind: Network}
 	}
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	s, failure := d.open(ctx, raw, addr, proxy, address, header, redact)
+	s, failure := d.open(ctx, raw, proxy, address, header, redact)
 	if !stop() && failure == nil {
 		s.end(&Error{Phase: "hello", Kind: Network})
 		<-s.gone
@@ -159,44 +182,41 @@ func (d *Dialer) dial(ctx context.Context, address string, header http.Header, r
 	return s, nil
 }
 
-// reach dials the service or the proxy on the way to it, and returns with the
-// connection the address of the service.
-func (d *Dialer) reach(ctx context.Context) (raw net.Conn, addr string, proxy *url.URL, err error) {
+// reach dials the service or the proxy on the way to it.
+func (d *Dialer) reach(ctx context.Context) (raw net.Conn, proxy *url.URL, err error) {
 	if err := ctx.Err(); err != nil {
-		return nil, "", nil, err
+		return nil, nil, err
 	}
-	port := d.base.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[d.base.Scheme]
-	}
-	addr = net.JoinHostPort(d.base.Hostname(), port)
-	next := addr
+	next := d.addr
 	if d.o.Proxy != nil {
-		target := *d.base
-		request := &http.Request{Method: http.MethodGet, URL: &target, Host: target.Host, Header: http.Header{}}
+		target, err := url.Parse(d.url)
+		if err != nil {
+			return nil, nil, err
+		}
+		request := &http.Request{Method: http.MethodGet, URL: target, Host: target.Host, Header: http.Header{}}
 		if proxy, err = d.o.Proxy(request.WithContext(ctx)); err != nil {
-			return nil, "", nil, fmt.Errorf("choosing a proxy: %w", err)
+			return nil, nil, fmt.Errorf("choosing a proxy: %w", err)
 		}
 	}
 	if proxy != nil {
 		if next, err = proxyAddress(proxy); err != nil {
-			return nil, "", nil, err
+			return nil, nil, err
 		}
 	}
 	raw, err = d.o.DialContext(ctx, "tcp", next)
-	return raw, addr, proxy, err
+	return raw, proxy, err
 }
 
 // open makes a socket of a raw connection. It leaves closing that to the caller.
-func (d *Dialer) open(ctx context.Context, raw net.Conn, addr string, proxy *url.URL, address string, header http.Header, redact func(string) string) (*Socket, *Error) {
+func (d *Dialer) open(ctx context.Context, raw net.Conn, proxy *url.URL, address string, header http.Header, redact func(string) string) (*Socket, *Error) {
 	conn, err := raw, error(nil)
 	if proxy != nil {
-		if conn, err = tunnel(conn, proxy, addr, d.o.TLS); err != nil {
+		if conn, err = tunnel(conn, proxy, d.addr, d.tls()); err != nil {
 			return nil, &Error{Phase: "dial", Kind: kindOf(err, Network), Err: fmt.Errorf("proxy: %w", err)}
 		}
 	}
-	if d.base.Scheme == "https" {
-		secure := tls.Client(conn, d.o.TLS)
+	if strings.HasPrefix(d.url, "https:") {
+		secure := tls.Client(conn, d.tls())
 		if err := secure.HandshakeContext(ctx); err != nil {
 			return nil, &Error{Phase: "dial", Kind: kindOf(err, TLS), Err: err}
 		}
@@ -275,34 +295,21 @@ func (d *Dialer) request(l Login) (string, http.Header, error) {
 	if !printable(l.AuthType) {
 		return "", nil, errors.New("the auth type has characters that a header cannot carry")
 	}
+	id, _ := json.Marshal(l.UserID)
 	details := l.Details
 	if details == nil {
-		details, _ = json.Marshal(map[string]string{"id": l.UserID})
-	}
-	payload, err := json.Marshal(map[string]any{
-		"user_id":                         l.UserID,
-		"user_details":                    details,
-		"server_determines_connection_id": true,
-	})
-	if err != nil || !members(details, func(_, _ []byte) {}) {
+		details = slices.Concat([]byte(`{"id":`), id, []byte(`}`))
+	} else if !json.Valid(details) || !members(details, func(_, _ []byte) {}) {
 		return "", nil, errors.New("the user's details are no JSON object")
 	}
+	payload := slices.Concat([]byte(`{"server_determines_connection_id":true,"user_details":`), details, []byte(`,"user_id":`), id, []byte("}"))
 
-	address := *d.base
-	address.Scheme = map[string]string{"http": "ws", "https": "wss"}[d.base.Scheme]
-	address.RawQuery = url.Values{
-		"json":             {string(payload)},
-		"api_key":          {d.o.APIKey},
-		"stream-auth-type": {l.AuthType},
-	}.Encode()
-
-	header := http.Header{}
-	header.Set("Stream-Auth-Type", l.AuthType)
-	header.Set("X-Stream-Client", d.o.Client)
+	address := "ws" + strings.TrimPrefix(d.url, "http") + "?api_key=" + url.QueryEscape(d.o.APIKey) + "&json=" + url.QueryEscape(string(payload)) + "&stream-auth-type=" + url.QueryEscape(l.AuthType)
+	header := http.Header{"Stream-Auth-Type": {l.AuthType}, "X-Stream-Client": d.client}
 	if l.Token != "" {
-		header.Set("Authorization", l.Token)
+		header["Authorization"] = []string{l.Token}
 	}
-	return address.String(), header, nil
+	return address, header, nil
 }
 
 // printable reports whether s is ASCII without control characters.

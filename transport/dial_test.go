@@ -547,8 +547,8 @@ func TestNewDialerChecks(t *testing.T) {
 		t.Fatal(err)
 	}
 	// S1: TLS ≥ 1.2, and the caller's configuration is not touched.
-	if d.o.TLS.MinVersion != tls.VersionTLS12 || config.MinVersion != tls.VersionTLS10 || config.NextProtos[0] != "h2" || config.ServerName != "" {
-		t.Errorf("minimum %x, the caller's %x", d.o.TLS.MinVersion, config.MinVersion)
+	if d.tls().MinVersion != tls.VersionTLS12 || config.MinVersion != tls.VersionTLS10 || config.NextProtos[0] != "h2" || config.ServerName != "" {
+		t.Errorf("minimum %x, the caller's %x", d.tls().MinVersion, config.MinVersion)
 	}
 }
 

@@ -27,10 +27,10 @@ type Frame struct {
 // maxDepth is how deep objects and arrays of a message may be nested.
 const maxDepth = 1024
 
-// envelope holds the values of the top-level keys that the transport knows: raw
+// envelope holds the values of the top-level keys by which messages are sorted: raw
 // JSON, nil if absent.
 type envelope struct {
-	typ, cid, userID, createdAt, user, err, connectionID, me []byte
+	typ, cid, userID, createdAt, user, err []byte
 }
 
 // frame makes what receive gets of an envelope.
@@ -48,10 +48,11 @@ func (e *envelope) frame(raw []byte) Frame {
 	return f
 }
 
-// parse finds the envelope of a message. It reports false if the message is not
+// parse makes e the envelope of a message. It reports false if the message is not
 // exactly one well-formed JSON object of at most maxDepth levels. Specification: S4.
-func parse(b []byte) (e envelope, ok bool) {
-	ok = members(b, func(key, value []byte) {
+func (e *envelope) parse(b []byte) (ok bool) {
+	*e = envelope{}
+	return members(b, func(key, value []byte) {
 		switch string(key) {
 		case "type":
 			e.typ = value
@@ -65,13 +66,8 @@ func parse(b []byte) (e envelope, ok bool) {
 			e.user = value
 		case "error":
 			e.err = value
-		case "connection_id":
-			e.connectionID = value
-		case "me":
-			e.me = value
 		}
 	})
-	return e, ok
 }
 
 // members calls visit with each key, unescaped, and raw value of an object, in

@@ -57,6 +57,11 @@ func depthOf(b []byte) (deepest int) {
 	return deepest
 }
 
+func parse(b []byte) (e envelope, ok bool) {
+	ok = e.parse(b)
+	return e, ok
+}
+
 // checkParse compares the scanner with its twin.
 func checkParse(t *testing.T, b []byte) {
 	t.Helper()

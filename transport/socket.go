@@ -11,6 +11,7 @@
 package transport
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,7 +65,7 @@ func newSocket(w *wire, o *Options, redact func(string) string) *Socket {
 		hung: make(chan struct{}), gone: make(chan struct{}),
 		checkAt: never, probeBy: never, drainBy: never, hangBy: never,
 	}
-	s.link.wire, s.link.frame, s.link.buf = w, s.heard, s.link.idle[:]
+	s.link.begin(w, s.heard)
 	return s
 }
 
@@ -182,19 +183,15 @@ func (s *Socket) hello() *Error {
 		if err != nil {
 			return s.fault(err)
 		}
-		var failure *Error
-		if e, ok := parse(message); isText && ok {
-			switch kind := text(e.typ); {
-			case e.isError(kind):
-				failure = s.told(e, message)
-			case string(kind) == healthCheck:
-				if s.id = string(text(e.connectionID)); s.id != "" && len(e.me) > 0 && e.me[0] == '{' && json.Valid(e.me) {
-					s.me = append([]byte(nil), e.me...)
-				}
-			}
+		var e envelope
+		if !isText || !e.parse(message) {
+			continue
 		}
-		if failure != nil {
-			return failure
+		switch kind := text(e.typ); {
+		case e.isError(kind):
+			return s.told(&e, message)
+		case string(kind) == healthCheck:
+			s.welcome(message)
 		}
 	}
 	s.mu.Lock()
@@ -209,6 +206,22 @@ func (s *Socket) hello() *Error {
 	}
 	s.armNext()
 	return nil
+}
+
+// welcome takes connection id and user from a health check, if they are there.
+func (s *Socket) welcome(message []byte) {
+	var id, me []byte
+	members(message, func(key, value []byte) {
+		switch string(key) {
+		case "connection_id":
+			id = value
+		case "me":
+			me = value
+		}
+	})
+	if s.id = string(text(id)); s.id != "" && len(me) > 0 && me[0] == '{' && json.Valid(me) {
+		s.me = bytes.Clone(me)
+	}
 }
 
 // read reads until the socket ends and returns why.
@@ -257,18 +270,24 @@ func (s *Socket) farewell(err error) {
 }
 
 func (s *Socket) take(message []byte, receive func(Frame)) *Error {
-	e, ok := parse(message)
-	if !ok {
+	var e envelope
+	if !e.parse(message) {
 		return nil
 	}
 	switch kind := text(e.typ); {
 	case e.isError(kind):
-		return s.told(e, message)
+		return s.told(&e, message)
 	case string(kind) != healthCheck:
-		receive(e.frame(message))
+		e.deliver(message, receive)
 	}
 	return nil
 }
+
+// deliver is not part of take, whose stack a health check needs as well: an idle
+// connection's need not grow for frames that it does not get.
+//
+//go:noinline
+func (e *envelope) deliver(message []byte, receive func(Frame)) { receive(e.frame(message)) }
 
 const healthCheck = "health.check"
 
@@ -281,7 +300,7 @@ func (e *envelope) isError(kind []byte) bool {
 }
 
 // told is the end by an error frame.
-func (s *Socket) told(e envelope, message []byte) *Error {
+func (s *Socket) told(e *envelope, message []byte) *Error {
 	failure := &Error{Phase: s.phase, Kind: Told}
 	if failure.Refusal, _ = ParseRefusal(e.err); failure.Refusal != nil {
 		failure.Refusal.Message = excerpt([]byte(failure.Refusal.Message), s.redact)

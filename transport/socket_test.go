@@ -491,7 +491,7 @@ func TestHangUpWins(t *testing.T) {
 		wantKind(t, e, "open", HungUp)
 		s = b.dial()
 		s.HangUp()
-		s.end(s.told(envelope{}, nil))
+		s.end(s.told(&envelope{}, nil))
 		wantKind(t, asError(t, s.Serve(nil, nil)), "open", HungUp)
 	})
 }

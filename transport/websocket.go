@@ -67,120 +67,160 @@ type protocolError string
 func (e protocolError) Error() string { return "no WebSocket frame: " + string(e) }
 
 // link is a WebSocket connection. One goroutine at a time may read and one may write.
+//
+// Reading alternates between more, which reads once, and decode, which takes what is
+// there. So a goroutine that waits for bytes stands on few frames of its stack, and
+// an idle connection's stack need not grow.
 type link struct {
 	wire  *wire
 	frame func(ping bool, data []byte) // hears of every whole frame, on the reading goroutine
-	pause func()                       // called before each read of the wire; nil: nothing is
+	pause func()                       // called before each read; nil: nothing is
 
 	buf      []byte  // idle[:] or *borrowed; buf[from:to] was read and not taken
 	from, to int     //
+	want     int     // bytes from there on that decode needs in one piece
 	full     bool    // the last read filled all it was given: more is there already
 	borrowed *[]byte // of busyBuffers
-	joined   *[]byte // of joinBuffers, while the message in it is in use
-	idle     [idleRead]byte
+
+	kind   byte    // of the message that is put together; opContinuation: none is
+	joined *[]byte // that message, or the one returned last; of joinBuffers
+	inside bool    // a fragment of it is being read
+	left   int64   // bytes of that fragment that are still to come
+	final  bool    // it is the last one
+
+	idle [idleRead]byte
+}
+
+// begin starts with the bytes that came with the answer to the upgrade.
+func (l *link) begin(w *wire, frame func(ping bool, data []byte)) {
+	l.wire, l.frame, l.buf = w, frame, l.idle[:]
+	if len(w.early) > idleRead {
+		l.borrow()
+	}
+	l.to = copy(l.buf, w.early)
+	w.early = nil
 }
 
 // next reads one message, which is valid until the next call. The first error is
 // the last; a closeError is the regular one.
 func (l *link) next(most int64) (message []byte, isText bool, err error) {
-	l.giveBackJoined()
-	kind := byte(opContinuation) // of the message whose fragments come, if any do
 	for {
-		final, op, length, err := l.header(kind != opContinuation)
-		if err != nil {
+		message, kind, err := l.decode(most)
+		if kind != opContinuation || err != nil {
+			return message, kind == opText, err
+		}
+		if err := l.more(); err != nil {
 			return nil, false, err
 		}
-		if op >= opClose {
-			if err := l.control(op, int(length)); err != nil {
-				return nil, false, err
-			}
-			continue
-		}
-		if op != opContinuation {
-			kind = op
-		}
-		if length > most-int64(l.joinedLen()) {
-			return nil, false, errOversize
-		}
-		if final && l.joined == nil && length <= busyRead {
-			if message, err = l.take(int(length)); err != nil {
-				return nil, false, err
+	}
+}
+
+// decode takes frames until a message is whole, and returns it with its kind. Without
+// a kind it wants more bytes.
+func (l *link) decode(most int64) (message []byte, kind byte, err error) {
+	if l.kind == opContinuation {
+		l.giveBackJoined()
+	}
+	for {
+		if l.inside {
+			if !l.join() {
+				return nil, opContinuation, nil
 			}
 			l.frame(false, nil)
-			return message, kind == opText, nil
+			if l.final {
+				kind, l.kind = l.kind, opContinuation
+				return *l.joined, kind, nil
+			}
 		}
-		if err := l.join(int(length)); err != nil {
-			return nil, false, err
+		final, op, size, length, err := l.header()
+		if err != nil || size == 0 {
+			return nil, opContinuation, err
 		}
-		l.frame(false, nil)
-		if final {
-			return *l.joined, kind == opText, nil
+		whole := int64(size) + length
+		if op < opClose {
+			if length > most-int64(l.joinedLen()) {
+				return nil, opContinuation, errOversize
+			}
+			if !final || op == opContinuation || whole > busyRead {
+				if op != opContinuation {
+					l.kind = op
+				}
+				l.from += size
+				l.inside, l.left, l.final = true, length, final
+				continue
+			}
+		}
+		if l.want = int(whole); l.to-l.from < l.want {
+			return nil, opContinuation, nil
+		}
+		data := l.buf[l.from+size : l.from+l.want]
+		l.from += l.want
+		l.frame(op == opPing, data)
+		switch {
+		case op < opClose:
+			return data, op, nil
+		case op == opClose:
+			return nil, opContinuation, closed(data)
 		}
 	}
 }
 
-// header reads the header of a frame, inside a message that comes in fragments or not.
-func (l *link) header(inside bool) (final bool, op byte, length int64, err error) {
-	if err := l.fill(2); err != nil {
-		return false, 0, 0, err
+// header reads the header of a frame, without taking it. A size of 0 means that it
+// wants more bytes.
+func (l *link) header() (final bool, op byte, size int, length int64, err error) {
+	b := l.buf[l.from:l.to]
+	if l.want = 2; len(b) < l.want {
+		return false, 0, 0, 0, nil
 	}
-	first, second := l.buf[l.from], l.buf[l.from+1]
+	first, second := b[0], b[1]
 	final, op = first&finalBit != 0, first&opBits
 	length = int64(second & lengthBits)
-	isControl := op >= opClose
+	isControl, joining := op >= opClose, l.kind != opContinuation
 	switch {
 	case first&reservedBits != 0:
-		return false, 0, 0, protocolError("a reserved bit is set")
+		err = protocolError("a reserved bit is set")
 	case op > opBinary && op < opClose || op > opPong:
-		return false, 0, 0, protocolError("an unknown opcode")
+		err = protocolError("an unknown opcode")
 	case second&maskBit != 0:
-		return false, 0, 0, protocolError("a server's frame is masked")
-	case inside && (op == opText || op == opBinary):
-		return false, 0, 0, protocolError("a message inside another")
-	case !inside && op == opContinuation:
-		return false, 0, 0, protocolError("a continuation of nothing")
+		err = protocolError("a server's frame is masked")
+	case joining && (op == opText || op == opBinary):
+		err = protocolError("a message inside another")
+	case !joining && op == opContinuation:
+		err = protocolError("a continuation of nothing")
 	case isControl && !final:
-		return false, 0, 0, protocolError("a control frame in fragments")
+		err = protocolError("a control frame in fragments")
 	case isControl && length > maxControl:
-		return false, 0, 0, protocolError("a long control frame")
+		err = protocolError("a long control frame")
 	}
-	size := 2
+	if err != nil {
+		return false, 0, 0, 0, err
+	}
 	switch length {
 	case 126:
-		size = 4
+		l.want = 4
 	case 127:
-		size = 10
+		l.want = 10
 	}
-	if err := l.fill(size); err != nil {
-		return false, 0, 0, err
+	if len(b) < l.want {
+		return false, 0, 0, 0, nil
 	}
-	switch b := l.buf[l.from+2:]; size {
+	switch l.want {
 	case 4:
-		length = int64(binary.BigEndian.Uint16(b))
+		length = int64(binary.BigEndian.Uint16(b[2:]))
 	case 10:
-		if length = int64(binary.BigEndian.Uint64(b)); length < 0 {
-			return false, 0, 0, protocolError("a length with its top bit set")
+		if length = int64(binary.BigEndian.Uint64(b[2:])); length < 0 {
+			return false, 0, 0, 0, protocolError("a length with its top bit set")
 		}
 	}
-	l.from += size
-	return final, op, length, nil
+	return final, op, l.want, length, nil
 }
 
-// control reads the payload of a control frame. The error of a close frame is a
-// closeError.
-func (l *link) control(op byte, length int) error {
-	data, err := l.take(length)
-	if err != nil {
-		return err
-	}
-	l.frame(op == opPing, data)
-	if op != opClose {
-		return nil
-	}
-	if length == 0 {
+// closed returns what the payload of a close frame says.
+func closed(data []byte) error {
+	switch len(data) {
+	case 0:
 		return &closeError{code: noStatus}
-	}
-	if length == 1 {
+	case 1:
 		return protocolError("a close code of one byte")
 	}
 	code, reason := int(binary.BigEndian.Uint16(data)), data[2:]
@@ -194,39 +234,20 @@ func (l *link) control(op byte, length int) error {
 	return &closeError{code, string(reason)}
 }
 
-// take returns the next n bytes, at most busyRead, in the buffer.
-func (l *link) take(n int) ([]byte, error) {
-	if err := l.fill(n); err != nil {
-		return nil, err
-	}
-	b := l.buf[l.from : l.from+n]
-	l.from += n
-	return b, nil
-}
-
-// join reads n bytes to the end of the joined message. It grows with what came, not
-// with what a header promised.
-func (l *link) join(n int) error {
+// join moves what there is of a fragment to its message, and reports whether it is
+// whole. The message grows with what came, not with what a header promised.
+func (l *link) join() bool {
 	if l.joined == nil {
 		l.joined = joinBuffers.Get().(*[]byte)
 		*l.joined = (*l.joined)[:0]
 	}
-	k := min(n, l.to-l.from)
-	*l.joined = append(*l.joined, l.buf[l.from:l.from+k]...)
-	l.from += k
-	for n -= k; n > 0; n -= k {
-		b := *l.joined
-		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
-		}
-		var err error
-		k, err = l.receive(b[len(b):min(cap(b), len(b)+n)])
-		*l.joined = b[:len(b)+k]
-		if k == 0 && err != nil {
-			return err
-		}
-	}
-	return nil
+	n := int(min(l.left, int64(l.to-l.from)))
+	*l.joined = append(*l.joined, l.buf[l.from:l.from+n]...)
+	l.from += n
+	l.left -= int64(n)
+	l.inside = l.left > 0
+	l.want = 1
+	return !l.inside
 }
 
 func (l *link) joinedLen() int {
@@ -236,44 +257,41 @@ func (l *link) joinedLen() int {
 	return len(*l.joined)
 }
 
-// fill reads until n bytes, at most busyRead, can be taken.
-func (l *link) fill(n int) error {
-	for l.to-l.from < n {
-		if l.from == l.to {
-			l.from, l.to = 0, 0
-			if !l.full {
-				l.giveBackBusy() // what comes may be long in coming
-			}
-		}
-		if l.borrowed == nil && (l.full || n > idleRead) {
-			l.borrowed = busyBuffers.Get().(*[]byte)
-			l.to = copy(*l.borrowed, l.buf[l.from:l.to])
-			l.buf, l.from = *l.borrowed, 0
-		} else if l.from+n > len(l.buf) {
-			l.to = copy(l.buf, l.buf[l.from:l.to])
-			l.from = 0
-		}
-		k, err := l.receive(l.buf[l.to:])
-		l.full = k == len(l.buf)-l.to
-		l.to += k
-		if k == 0 && err != nil {
-			return err
+// more reads once. An error that comes with bytes comes again with the next read.
+func (l *link) more() error {
+	if l.from == l.to {
+		l.from, l.to = 0, 0
+		if !l.full {
+			l.giveBackBusy() // what comes may be long in coming
 		}
 	}
-	return nil
-}
-
-// receive reads from the wire. An error that comes with bytes comes again with the
-// next read.
-func (l *link) receive(p []byte) (int, error) {
+	if l.borrowed == nil && (l.full || l.want > idleRead) {
+		l.borrow()
+	} else if l.from+l.want > len(l.buf) {
+		l.to = copy(l.buf, l.buf[l.from:l.to])
+		l.from = 0
+	}
 	if l.pause != nil {
 		l.pause()
 	}
-	n, err := l.wire.Read(p)
-	if err == io.EOF {
-		err = &closeError{code: abnormal}
+	n, err := l.wire.Conn.Read(l.buf[l.to:])
+	l.full = n == len(l.buf)-l.to
+	l.to += n
+	if n > 0 || err == nil {
+		return nil
 	}
-	return n, err
+	l.wire.failed = err
+	if err == io.EOF {
+		return &closeError{code: abnormal}
+	}
+	return err
+}
+
+// borrow changes to a busy connection's buffer.
+func (l *link) borrow() {
+	l.borrowed = busyBuffers.Get().(*[]byte)
+	l.to = copy(*l.borrowed, l.buf[l.from:l.to])
+	l.buf, l.from = *l.borrowed, 0
 }
 
 func (l *link) giveBackBusy() {

@@ -56,13 +56,12 @@ type heardMessage struct {
 }
 
 func readOurs(stream []byte, piece int, most int64) (all []heardMessage, err error) {
-	l := link{wire: &wire{Conn: &pipe{says: stream, piece: piece}}}
-	l.buf = l.idle[:]
-	l.frame = func(ping bool, data []byte) {
+	var l link
+	l.begin(&wire{Conn: &pipe{says: stream, piece: piece}}, func(ping bool, data []byte) {
 		if ping {
 			all = append(all, heardMessage{opPing, string(data)})
 		}
-	}
+	})
 	defer l.giveBack()
 	for {
 		message, isText, err := l.next(most)
@@ -227,8 +226,8 @@ func TestFramesBehindTheAnswer(t *testing.T) {
 		if _, err := upgrade(w, "ws://host/connect", http.Header{}); err != nil {
 			t.Fatal(err)
 		}
-		l := link{wire: w, frame: func(bool, []byte) {}}
-		l.buf = l.idle[:]
+		var l link
+		l.begin(w, func(bool, []byte) {})
 		message, _, err := l.next(1 << 20)
 		if string(rawFrame(0x81, string(message))) != hello || err != nil {
 			t.Errorf("in pieces of %d: %q, %v", piece, message, err)

@@ -16,7 +16,8 @@ const (
 
 var errHandshakeTooLong = errors.New("the answer to the upgrade is longer than 64 KiB")
 
-// wire is the byte stream under a WebSocket.
+// wire is the byte stream under a WebSocket. It is read through while the upgrade
+// lasts; frames are read from Conn.
 type wire struct {
 	net.Conn // plain or TLS
 	// raw is the connection that was dialled, Conn itself or what is below TLS.
@@ -24,8 +25,8 @@ type wire struct {
 	// five seconds.
 	raw       net.Conn
 	handshake *handshake // nil once the upgrade is done
-	early     []byte     // frames that came together with the answer, until they are read
-	failed    error      // the first error of Read; the reader's
+	early     []byte     // frames that came together with the answer, for the link
+	failed    error      // the first error of reading; the reader's
 }
 
 // handshake is kept until the upgrade is done.
@@ -39,31 +40,9 @@ func newWire(conn, raw net.Conn) *wire {
 	return &wire{Conn: conn, raw: raw, handshake: &handshake{left: maxHandshake}}
 }
 
-func (w *wire) Read(p []byte) (int, error) {
-	if w.handshake != nil {
-		return w.readAnswer(p)
-	}
-	if len(w.early) > 0 {
-		n := copy(p, w.early)
-		if w.early = w.early[n:]; len(w.early) == 0 {
-			w.early = nil
-		}
-		return n, nil
-	}
-	return w.receive(p)
-}
-
-func (w *wire) receive(p []byte) (int, error) {
-	n, err := w.Conn.Read(p)
-	if err != nil && w.failed == nil {
-		w.failed = err
-	}
-	return n, err
-}
-
-// readAnswer reads the answer to the upgrade, and not a byte of what follows one that
+// Read reads the answer to the upgrade, and not a byte of what follows one that
 // switches protocols: the reader of the answer would keep it.
-func (w *wire) readAnswer(p []byte) (int, error) {
+func (w *wire) Read(p []byte) (int, error) {
 	h := w.handshake
 	switch {
 	case h.done:
@@ -71,7 +50,10 @@ func (w *wire) readAnswer(p []byte) (int, error) {
 	case h.left == 0:
 		return 0, errHandshakeTooLong
 	}
-	n, err := w.receive(p[:min(len(p), h.left)])
+	n, err := w.Conn.Read(p[:min(len(p), h.left)])
+	if err != nil && w.failed == nil {
+		w.failed = err
+	}
 	h.left -= n
 	before := h.head.Len()
 	h.head.Write(p[:n])
