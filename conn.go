@@ -396,10 +396,14 @@ func checkUser(u User) (json.RawMessage, error) {
 	if u.ID == anonymousID {
 		return nil, &InvalidError{"User.ID", "is the anonymous user's; use ConnectAnonymous"}
 	}
-	fields := maps.Clone(u.Extra)
-	if fields == nil {
-		fields = make(map[string]any, 3)
+	if len(u.Extra) == 0 {
+		return json.Marshal(struct {
+			ID    string `json:"id"`
+			Image string `json:"image,omitempty"`
+			Name  string `json:"name,omitempty"`
+		}{u.ID, u.Image, u.Name})
 	}
+	fields := maps.Clone(u.Extra)
 	for name, value := range map[string]string{"id": u.ID, "name": u.Name, "image": u.Image} {
 		if _, ok := u.Extra[name]; ok {
 			return nil, &InvalidError{"User.Extra", fmt.Sprintf("must not hold %q, which has a field of its own", name)}

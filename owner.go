@@ -460,5 +460,6 @@ func (c *Conn) publish(t fsm.Transition, n *note) {
 	for _, answer := range c.replies {
 		answer()
 	}
+	clear(c.replies) // they hold on to calls that have had their answer
 	c.replies = c.replies[:0]
 }

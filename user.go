@@ -31,8 +31,9 @@ type login struct {
 
 // enrol sets the user of a call, or gives the one who is set a new source.
 func (c *Conn) enrol(k *call) {
+	user := k.user // not a pointer into the call, which would live as long
 	l := &login{
-		wanted: k.user.ID, user: &k.user, details: k.details, source: k.source,
+		wanted: user.ID, user: &user, details: k.details, source: k.source,
 		static: tokens.IsStatic(k.source),
 	}
 	expect := k.user.ID

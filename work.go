@@ -202,19 +202,21 @@ func (c *Conn) dial() {
 // of the socket before is out. The program's own dialer may be stuck in the former,
 // and is not waited for any longer than a close.
 func (c *Conn) turn(ctx context.Context, before []<-chan struct{}) error {
-	limit := time.NewTimer(c.cfg.CloseTimeout)
-	defer limit.Stop()
+	began := time.Now()
 	for _, over := range before {
-		if over == nil {
+		if over == nil || (ending{done: over}).isOver() {
 			continue
 		}
+		limit := time.NewTimer(c.cfg.CloseTimeout - time.Since(began))
 		select {
 		case <-over:
 		case <-limit.C:
-			limit.Reset(0)
 		case <-ctx.Done():
-			return ctx.Err()
 		}
+		limit.Stop()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	if c.cfg.DialLimit != nil {
 		if err := c.cfg.DialLimit(ctx); err != nil {
@@ -229,9 +231,11 @@ func (c *Conn) turn(ctx context.Context, before []<-chan struct{}) error {
 func (c *Conn) open(ctx context.Context, w *work, anonymous bool, n *note) error {
 	now := time.Now()
 	w.turned.Store(&now)
-	const grace = 100 * time.Millisecond // for an attempt that obeys, to say what it was doing
-	left := time.AfterFunc(c.cfg.AttemptTimeout+grace, func() { c.post(&note{work: w, err: errOverdue}) })
-	defer left.Stop()
+	if c.cfg.DialContext != nil || c.cfg.Proxy != nil || c.cfg.TLS != nil { // the program's code takes part
+		const grace = 100 * time.Millisecond // for an attempt that obeys, to say what it was doing
+		left := time.AfterFunc(c.cfg.AttemptTimeout+grace, func() { c.post(&note{work: w, err: errOverdue}) })
+		defer left.Stop()
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
 	defer cancel()
 	login := transport.Login{UserID: w.user.ID, Details: w.sent, AuthType: "jwt", Token: w.token.Reveal()}

@@ -165,45 +165,49 @@ func checkText(raw string) (payload string, err error) {
 	return payload, nil
 }
 
+var urlAlphabet = strings.NewReplacer("+", "-", "/", "_")
+
 // decodePayload decodes the middle segment into its claims, by exact key. The
 // errors of the decoders are dropped: they quote their input.
 func decodePayload(segment string) (map[string]json.RawMessage, error) {
 	segment = strings.TrimSuffix(strings.TrimSuffix(segment, "="), "=")
-	segment = strings.NewReplacer("+", "-", "/", "_").Replace(segment)
+	segment = urlAlphabet.Replace(segment)
 	payload, err := base64.RawURLEncoding.DecodeString(segment)
 	if err != nil {
 		return nil, invalid("its payload is not base64")
 	}
 
-	noObject := invalid("its payload is not a JSON object")
+	noObject := func() (map[string]json.RawMessage, error) {
+		return nil, invalid("its payload is not a JSON object")
+	}
 	if !utf8.Valid(payload) {
-		return nil, noObject
+		return noObject()
 	}
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
-		return nil, noObject
+		return noObject()
 	}
 	claims := make(map[string]json.RawMessage)
 	for dec.More() {
 		name, err := dec.Token()
 		key, ok := name.(string)
 		if err != nil || !ok {
-			return nil, noObject
+			return noObject()
 		}
 		if _, twice := claims[key]; twice {
 			return nil, invalid("its payload names a claim twice")
 		}
 		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
-			return nil, noObject
+			return noObject()
 		}
 		claims[key] = value
 	}
 	if _, err := dec.Token(); err != nil { // the closing brace
-		return nil, noObject
+		return noObject()
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, noObject
+		return noObject()
 	}
 	return claims, nil
 }
