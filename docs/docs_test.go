@@ -209,3 +209,8 @@ func provider(t *testing.T, accessToken func() string) string {
 	t.Cleanup(s.Close)
 	return s.URL
 }
+
+// G2: the program on the page about the live page is whole.
+func TestG2_ProgramOnThePage(t *testing.T) {
+	build(t, programs(t, "live-page"))
+}
