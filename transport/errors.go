@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -101,6 +103,9 @@ type Refusal struct {
 // else that the service may add. It reports false for anything that is no API
 // error. Specification: E1.
 func ParseRefusal(body []byte) (*Refusal, bool) {
+	if len(body) > maxErrorBody {
+		body = brief(body)
+	}
 	// A map, since encoding/json matches the keys of a struct in any case.
 	var object map[string]json.RawMessage
 	if json.Unmarshal(body, &object) != nil {
@@ -115,6 +120,48 @@ func ParseRefusal(body []byte) (*Refusal, bool) {
 		_ = json.Unmarshal(object[key], value) // a wrong type leaves the zero value
 	}
 	return r, true
+}
+
+// brief is a long error without what nobody looks at, and without the end of its
+// message: a map of all of it would hold several times its length. It is nil if
+// there is no well-formed object.
+func brief(body []byte) []byte {
+	const most = 16 << 10 // of a value, as it stands
+	names := [...]string{"code", "StatusCode", "message", "unrecoverable"}
+	var values [len(names)][]byte // the last counts
+	if !members(body, func(key, value []byte) {
+		if i := slices.Index(names[:], string(key)); i >= 0 {
+			values[i] = value
+		}
+	}) {
+		return nil
+	}
+	b := []byte(`{"":0`)
+	for i, value := range values {
+		switch {
+		case value == nil:
+			continue
+		case len(value) > most && value[0] != '"':
+			value = []byte("null") // no number and no truth is that long
+		case len(value) > most:
+			value = append(slices.Clip(cut(value[:most])), '"')
+		}
+		b = append(append(append(append(b, `,"`...), names[i]...), `":`...), value...)
+	}
+	return append(b, '}')
+}
+
+// cut takes from the end of a raw string what may be part of an escape, of which the
+// longest is a pair of surrogates.
+func cut(raw []byte) []byte {
+	const longest = len(`\ud83d\ude00`)
+	if i := bytes.IndexByte(raw[len(raw)-longest:], '\\'); i >= 0 {
+		raw = raw[:len(raw)-longest+i]
+	}
+	if i := len(raw) - longest/2; raw[i] == '\\' {
+		raw = raw[:i] // perhaps the first of the pair
+	}
+	return bytes.TrimRight(raw, `\`)
 }
 
 // kindOf tells a network that broke from a TLS session that failed, and both from
@@ -153,6 +200,12 @@ func redactor(token string) func(string) string {
 // Redact hides a token in a text that a peer wrote, and every part of it that is
 // 16 bytes or longer, and cuts the text to what a log can bear. Specification: T11.
 func Redact(text, token string) string { return excerpt([]byte(text), redactor(token)) }
+
+// maxConnectionID bounds the id of a connection, which every health check and
+// every API request repeats. Specification: S2.
+const maxConnectionID = 1 << 10
+
+var errLongID = errors.New("the connection id is longer than 1 KiB")
 
 const hidden = "[redacted]"
 
@@ -193,6 +246,7 @@ func excerpt(sent []byte, redact func(string) string) string {
 		}
 		return ' '
 	}
+	sent = sent[:min(len(sent), maxErrorBody)]
 	s := redact(strings.Map(printable, strings.ToValidUTF8(string(sent), "\uFFFD")))
 	end := min(len(s), 512)
 	for end < len(s) && !utf8.RuneStart(s[end]) {

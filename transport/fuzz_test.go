@@ -236,7 +236,7 @@ func FuzzUpgrade(f *testing.F) {
 			answer := bytes.ReplaceAll(data, []byte("ACCEPT"), key)
 			return slices.Concat(answer, text0(hello))
 		}))
-		if s != nil && (!agreed || !bytes.HasPrefix(data, []byte("HTTP/1."))) {
+		if s != nil && (!agreed || !bytes.HasPrefix(data, []byte("HTTP/1.")) || bytes.HasPrefix(data, []byte("HTTP/1.0"))) {
 			t.Errorf("a socket came of %.300q; ended by %v", data, e)
 		}
 		if e.RetryAfter < 0 || e.Status < 0 || e.Status != 0 && e.Kind != Refused {

@@ -194,6 +194,9 @@ func (s *Socket) hello() *Error {
 			s.welcome(message)
 		}
 	}
+	if len(s.id) > maxConnectionID {
+		return &Error{Phase: "hello", Kind: Malformed, Err: errLongID}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil { // a pong could not be written, and the time to read on is over

@@ -39,7 +39,7 @@ func upgrade(w *wire, url string, header http.Header) (*http.Response, error) {
 	case chosen(answer, "Sec-Websocket-Extensions") || chosen(answer, "Sec-Websocket-Protocol"):
 		// gorilla would decompress, whether it had offered to or not.
 		err = errUnoffered
-	case errors.Is(err, websocket.ErrBadHandshake):
+	case errors.Is(err, websocket.ErrBadHandshake), answer.ProtoMajor != 1 || answer.ProtoMinor == 0: // gorilla takes HTTP/0.0
 		err = errAccept
 	}
 	if err == nil {
