@@ -428,20 +428,46 @@ type session struct {
 	opened time.Time
 }
 
-// public decodes the server's view of the user; without one, or if it is none,
-// the user is as given. A nil session is the zero Session.
+// public decodes the server's view of the user; without one, or if it is none or
+// would take too much memory, the user is as given. A nil session is the zero Session.
 func (s *session) public() Session {
 	if s == nil {
 		return Session{}
 	}
 	var fields map[string]any
-	err := json.Unmarshal(s.me, &fields)
+	var err error
+	if decodedSize(s.me) <= maxUserSize {
+		err = json.Unmarshal(s.me, &fields)
+	}
 	if id, _ := fields["id"].(string); err != nil || id == "" {
 		u := *s.given
 		u.Extra = maps.Clone(u.Extra)
 		return Session{s.id, u}
 	}
 	return Session{s.id, userFrom(fields)}
+}
+
+// maxUserSize is about how many bytes a user may take once decoded. Specification: S2.
+const maxUserSize = 2 << 20
+
+// decodedSize is about how many bytes well-formed JSON takes as maps and slices,
+// which may be forty times its length.
+func decodedSize(b []byte) (n int) {
+	inside := false // a string
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '\\':
+			i++
+		case c == '"':
+			inside = !inside
+		case inside:
+		case c == '{':
+			n += 320
+		case c == '[' || c == ',':
+			n += 48
+		}
+	}
+	return n
 }
 
 // userFrom makes a User of the fields of a user's JSON, which it takes over.

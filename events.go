@@ -105,7 +105,7 @@ var (
 var (
 	errAbandoned = errors.New("chatconn: every caller left before the first success")
 	errEnded     = errors.New("chatconn: the program's code ended the goroutine of the dial")
-	errOverdue   = errors.New("chatconn: the attempt was not over at its deadline")
+	errOverdue   = fmt.Errorf("chatconn: the attempt was not over: %w", context.DeadlineExceeded)
 )
 
 // The codes of the service that mean something to a connection.

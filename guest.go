@@ -19,8 +19,9 @@ import (
 // anonymousID is the user whom the service sees in everybody without a name.
 const anonymousID = "!anon"
 
-// maxGuestAnswer bounds the answer of the guest exchange.
-const maxGuestAnswer = 1 << 20
+// maxGuestAnswer bounds the answer of the guest exchange: decoded, it takes many
+// times its length. Specification: S2.
+const maxGuestAnswer = 64 << 10
 
 // ConnectGuest asks the service for a guest like user and connects as the guest.
 // It waits as ConnectUser does. The guest's id differs from user.ID; Session and

@@ -29,6 +29,9 @@ var clientName = "chatconn-go-v" + Version + "|os=" + runtime.GOOS
 // maxErrorBody is how much of an error's body is read to find its code. Specification: S2.
 const maxErrorBody = 64 << 10
 
+// maxAnswerHeader is how long the header of an answer may be. Specification: S2.
+const maxAnswerHeader = 64 << 10
+
 // HTTPClient returns a client whose requests to the origin of BaseURL carry the
 // user's authentication; requests to any other origin pass through untouched.
 // The client is ordinary and may be copied to set a Timeout.
@@ -70,12 +73,13 @@ func newRoundTripper(c *Conn) *roundTripper {
 	t := &roundTripper{conn: c, base: c.cfg.HTTPTransport, key: "api_key=" + url.QueryEscape(c.cfg.APIKey)}
 	if t.base == nil {
 		own := &http.Transport{
-			Proxy:               c.proxy(),
-			DialContext:         t.dial,
-			ForceAttemptHTTP2:   true,
-			MaxIdleConnsPerHost: 64,
-			IdleConnTimeout:     90 * time.Second,
-			TLSHandshakeTimeout: 10 * time.Second,
+			Proxy:                  c.proxy(),
+			DialContext:            t.dial,
+			ForceAttemptHTTP2:      true,
+			MaxIdleConnsPerHost:    64,
+			IdleConnTimeout:        90 * time.Second,
+			TLSHandshakeTimeout:    10 * time.Second,
+			MaxResponseHeaderBytes: maxAnswerHeader,
 		}
 		if c.cfg.TLS != nil {
 			own.TLSClientConfig = c.cfg.TLS.Clone()
