@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,7 +24,7 @@ import (
 type fate struct {
 	*world
 	src     *source
-	how     byte // how the source of john answers, see token
+	how     atomic.Uint32 // how the source of john answers, see token
 	calls   context.Context
 	stopped bool
 	closed  bool
@@ -83,7 +84,7 @@ var happenings = []func(f *fate, arg byte){
 	func(f *fate, arg byte) { f.conn.NetworkAvailable() },
 	func(f *fate, arg byte) { f.conn.Woke() },
 	// The source.
-	func(f *fate, arg byte) { f.how = arg },
+	func(f *fate, arg byte) { f.how.Store(uint32(arg)) },
 	// The server.
 	func(f *fate, arg byte) {
 		if f.stopped = arg%2 == 0; f.stopped {
@@ -164,7 +165,7 @@ func (f *fate) left(err error) {
 
 // token is what the source of john does.
 func (f *fate) token(ctx context.Context, _ int) error {
-	switch how := f.how; how % 8 {
+	switch how := f.how.Load(); how % 8 {
 	case 1:
 		return errors.New("no network")
 	case 2:
@@ -257,7 +258,7 @@ func FuzzConn(f *testing.F) {
 // somewhere by itself, and serves another user.
 func (f *fate) calm(hangUp func()) {
 	synctest.Wait() // every call is made
-	f.how = 0
+	f.how.Store(0)
 	f.net.BlackHole(false)
 	f.net.SetLatency(0)
 	f.server.Heal()

@@ -1,0 +1,5 @@
+//go:build !race
+
+package chatconn_test
+
+const slow = 1
