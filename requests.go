@@ -200,7 +200,7 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, err
 	}
-	resp, err := t.send(req, body.first, p)
+	resp, p, err := t.send(req, body.first, p)
 	if err != nil || resp.StatusCode < 400 || p.login.static || p.token.IsZero() {
 		return resp, err
 	}
@@ -230,11 +230,42 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body.Close()
 	t.conn.count.replays.Add(1)
-	return t.send(req, again, fresh)
+	resp, _, err = t.send(req, again, fresh)
+	return resp, err
 }
 
-// send stamps a copy of the request and sends it.
-func (t *roundTripper) send(req *http.Request, body io.ReadCloser, p pass) (*http.Response, error) {
+// send stamps a copy of the request and sends it, and returns with what it was
+// stamped. Specification: Q2.
+func (t *roundTripper) send(req *http.Request, body io.ReadCloser, p pass) (*http.Response, pass, error) {
+	out := t.stamp(req, body, p)
+	// Between the pass and the stamp this goroutine may have slept: what is at hand
+	// after the stamp was so before it, too.
+	for !t.conn.view.Load().honours(p) {
+		now, err := t.conn.admit(req.Context(), new(ticket))
+		if err == nil && now.login != p.login {
+			err = ErrDisconnected
+		}
+		if err != nil {
+			if body != nil {
+				body.Close()
+			}
+			return nil, p, err
+		}
+		p = now
+		out = t.stamp(req, body, p)
+	}
+	resp, err := t.base.RoundTrip(out)
+	if resp != nil {
+		resp.Request = req // the copy holds the token
+	}
+	return resp, p, err
+}
+
+// honours reports whether what a pass permits is still permitted.
+func (v *view) honours(p pass) bool { return v.login == p.login && v.token.Equal(p.token) }
+
+// stamp returns a copy of the request that says who sends it.
+func (t *roundTripper) stamp(req *http.Request, body io.ReadCloser, p pass) *http.Request {
 	out := new(http.Request)
 	*out = *req
 	out.Body = body
@@ -254,11 +285,7 @@ func (t *roundTripper) send(req *http.Request, body io.ReadCloser, p pass) (*htt
 		out.Header["Stream-Auth-Type"] = []string{"jwt"}
 	}
 	out.Header["X-Stream-Client"] = []string{clientName}
-	resp, err := t.base.RoundTrip(out)
-	if resp != nil {
-		resp.Request = req // the copy holds the token
-	}
-	return resp, err
+	return out
 }
 
 // query adds what identifies app, user and connection, over anything of the

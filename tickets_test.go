@@ -2,6 +2,7 @@ package chatconn
 
 import (
 	"errors"
+	"net/http"
 	"testing"
 
 	"github.com/chatconn/chatconn/fsm"
@@ -85,3 +86,43 @@ func TestFailReachesAll(t *testing.T) {
 		t.Errorf("%d requests are left, %d bytes", c.tickets.Len(), c.tickets.bytes)
 	}
 }
+
+// Q2, C8: a request whose goroutine slept between its pass and its stamp goes out with
+// the token that is at hand then, and not at all as a user who is gone.
+func TestStaleStamp(t *testing.T) {
+	c, err := New(Config{APIKey: "key"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	parse := func(user string) tokens.Token {
+		token, err := tokens.Parse(tokens.DevToken(user))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	stale, fresh := parse("stale"), parse("fresh")
+	john, jane := &login{user: &User{ID: "john"}}, &login{user: &User{ID: "jane"}}
+	c.view.Store(&view{state: fsm.Connected, login: john, user: john.user, token: fresh})
+	var sent []string
+	trip := &roundTripper{conn: c, base: roundTrip(func(r *http.Request) (*http.Response, error) {
+		sent = append(sent, r.Header.Get("Authorization"))
+		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
+	})}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:1/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, p, err := trip.send(req, nil, pass{login: john, userID: "john", token: stale})
+	if err != nil || len(sent) != 1 || sent[0] != fresh.Reveal() || !p.token.Equal(fresh) {
+		t.Fatalf("%d requests went out, not all with the fresh token: %v", len(sent), err)
+	}
+	resp.Body.Close()
+	if _, _, err := trip.send(req, nil, pass{login: jane, userID: "jane", token: stale}); !errors.Is(err, ErrDisconnected) || len(sent) != 1 {
+		t.Errorf("a request of a user who is gone: %v, %d sent", err, len(sent))
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
