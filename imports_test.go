@@ -38,9 +38,10 @@ const (
 var places = []place{
 	// The floors know nothing of each other. Each keeps one library to itself.
 	{dir: "fsm", theirs: []string{looplab}, tests: []string{"internal/mutants"}},
-	{dir: "tokens", theirs: []string{jwt}},
-	{dir: "transport", theirs: []string{gorilla}, tests: []string{"transport/memnet"}},
+	{dir: "tokens", ours: []string{"internal/object"}, theirs: []string{jwt}},
+	{dir: "transport", ours: []string{"internal/object"}, theirs: []string{gorilla}, tests: []string{"transport/memnet"}},
 	{dir: "transport/memnet"},
+	{dir: "internal/object"},
 
 	{dir: "tokens/oauth2", ours: []string{"tokens"}, theirs: []string{oauth2}},
 	{dir: "chatapi", tests: []string{".", "devserver", "tokens", "transport/memnet"}},

@@ -125,7 +125,7 @@ func (c *Cache) fixed(s *static) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	if c.refused == hash(token) {
+	if c.refuses(token) {
 		return Token{}, ErrRefusedAgain
 	}
 	c.keep(token)
@@ -232,7 +232,7 @@ func (c *Cache) answered(l *load, raw string, err error) {
 	defer c.mu.Unlock()
 	if c.load == l { // else nobody wants the answer any more
 		switch {
-		case err == nil && c.refused == hash(token):
+		case err == nil && c.refuses(token):
 			token, err = Token{}, ErrRefusedAgain
 		case err == nil:
 			c.keep(token)
@@ -301,6 +301,11 @@ func (c *Cache) Refuse(t Token) {
 	case c.token.IsZero() && c.refused == [sha256.Size]byte{}: // dropped before the news came
 		c.refused = hash(t)
 	}
+}
+
+// refuses tells whether the server has refused this very token. The caller holds mu.
+func (c *Cache) refuses(t Token) bool {
+	return c.refused != [sha256.Size]byte{} && c.refused == hash(t)
 }
 
 func hash(t Token) [sha256.Size]byte { return sha256.Sum256([]byte(t.Reveal())) }

@@ -1,7 +1,6 @@
 package tokens
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -11,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/chatconn/chatconn/internal/object"
 )
 
 // secret keeps a text inside a func, where no printer, encoder or logger looks.
@@ -177,37 +178,18 @@ func decodePayload(segment string) (map[string]json.RawMessage, error) {
 		return nil, invalid("its payload is not base64")
 	}
 
-	noObject := func() (map[string]json.RawMessage, error) {
-		return nil, invalid("its payload is not a JSON object")
-	}
-	if !utf8.Valid(payload) {
-		return noObject()
-	}
-	dec := json.NewDecoder(bytes.NewReader(payload))
-	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
-		return noObject()
-	}
 	claims := make(map[string]json.RawMessage)
-	for dec.More() {
-		name, err := dec.Token()
-		key, ok := name.(string)
-		if err != nil || !ok {
-			return noObject()
-		}
-		if _, twice := claims[key]; twice {
-			return nil, invalid("its payload names a claim twice")
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return noObject()
-		}
-		claims[key] = value
-	}
-	if _, err := dec.Token(); err != nil { // the closing brace
-		return noObject()
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return noObject()
+	twice := false
+	ok := utf8.Valid(payload) && json.Valid(payload) && object.Members(payload, func(key, value []byte) {
+		_, again := claims[string(key)]
+		twice = twice || again
+		claims[string(key)] = value
+	})
+	switch {
+	case !ok:
+		return nil, invalid("its payload is not a JSON object")
+	case twice:
+		return nil, invalid("its payload names a claim twice")
 	}
 	return claims, nil
 }

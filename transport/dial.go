@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/chatconn/chatconn/internal/object"
 )
 
 // Options say where and how to connect. [NewDialer] copies and checks them.
@@ -299,7 +301,7 @@ func (d *Dialer) request(l Login) (string, http.Header, error) {
 	details := l.Details
 	if details == nil {
 		details = slices.Concat([]byte(`{"id":`), id, []byte(`}`))
-	} else if !json.Valid(details) || !members(details, func(_, _ []byte) {}) {
+	} else if !json.Valid(details) || !object.Members(details, func(_, _ []byte) {}) {
 		return "", nil, errors.New("the user's details are no JSON object")
 	}
 	payload := slices.Concat([]byte(`{"server_determines_connection_id":true,"user_details":`), details, []byte(`,"user_id":`), id, []byte("}"))

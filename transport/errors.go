@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/chatconn/chatconn/internal/object"
 )
 
 // Kind tells what ended an attempt or a socket. The zero value is no kind.
@@ -129,7 +131,7 @@ func brief(body []byte) []byte {
 	const most = 16 << 10 // of a value, as it stands
 	names := [...]string{"code", "StatusCode", "message", "unrecoverable"}
 	var values [len(names)][]byte // the last counts
-	if !members(body, func(key, value []byte) {
+	if !object.Members(body, func(key, value []byte) {
 		if i := slices.Index(names[:], string(key)); i >= 0 {
 			values[i] = value
 		}
@@ -212,6 +214,9 @@ const hidden = "[redacted]"
 // hideParts hides every run of 16 bytes or more that a text shares with secrets.
 func hideParts(text string, secrets ...string) string {
 	const most = 15 // bytes in a row that may be seen
+	if len(text) <= most {
+		return text
+	}
 	parts := make(map[string]struct{})
 	for _, secret := range secrets {
 		for i := 0; i+most < len(secret); i++ {

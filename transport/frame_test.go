@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+
+	"github.com/chatconn/chatconn/internal/object"
 )
 
 // twin reads a message as encoding/json does.
@@ -72,9 +74,9 @@ func checkParse(t *testing.T, b []byte) {
 	}
 	want, valid := twin(b)
 	switch {
-	case valid && depthOf(b) <= maxDepth && !ok:
+	case valid && depthOf(b) <= object.MaxDepth && !ok:
 		t.Fatalf("%q is a JSON object, and was refused", b)
-	case ok && depthOf(b) > maxDepth:
+	case ok && depthOf(b) > object.MaxDepth:
 		t.Fatalf("%q is too deep, and was accepted", b)
 	case ok && !valid && !json.Valid(hollow(b)):
 		t.Fatalf("%q is malformed beyond the contents of strings, and was accepted", b)
@@ -111,9 +113,9 @@ var hostile = []string{
 	`{"a":tru}`, `{"a":true}`, `{"a":false,"b":null}`, `{"a":truefalse}`, `{"a":[1,2,[],{},[{}]],"type":"z"}`, `{"a":[1,]}`, `{"a":[,1]}`, `{"a":[1 2]}`, `{"a":{"b":[}]}`, `{"a":[{]}}`,
 	`{"a":{"b"}}`, `{"a":{"b":1,}}`, `{"a":{1:2}}`, `{a:1}`, `{'a':1}`, `{"a" 1}`, `{"a"::1}`, `{"a":1;"b":2}`, `{"a":/*c*/1}`,
 	"\t{\r\n\"type\" : \"a\" ,\"cid\":\"b\"}\n", "{\v}", `{"a":"]}","type":"x"}`,
-	`{"a":` + strings.Repeat("[", maxDepth-1) + strings.Repeat("]", maxDepth-1) + `}`,
-	`{"a":` + strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth) + `}`,
-	`{"a":` + strings.Repeat(`{"a":`, maxDepth-1) + `1` + strings.Repeat("}", maxDepth-1) + `}`,
+	`{"a":` + strings.Repeat("[", object.MaxDepth-1) + strings.Repeat("]", object.MaxDepth-1) + `}`,
+	`{"a":` + strings.Repeat("[", object.MaxDepth) + strings.Repeat("]", object.MaxDepth) + `}`,
+	`{"a":` + strings.Repeat(`{"a":`, object.MaxDepth-1) + `1` + strings.Repeat("}", object.MaxDepth-1) + `}`,
 	`{"a":` + strings.Repeat("[", 1<<20),
 	strings.Repeat(`{"a":[`, 100) + strings.Repeat(`]}`, 100),
 }

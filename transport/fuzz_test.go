@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/chatconn/chatconn/internal/object"
 )
 
 // scripted is a connection to a peer that has made up its mind: it sends what it
@@ -196,7 +198,7 @@ func FuzzSocket(f *testing.F) {
 		told := false
 		for _, message := range decoded(data) {
 			envelope, ok := parse([]byte(message))
-			kind := text(envelope.typ)
+			kind := object.Text(envelope.typ)
 			if ok && envelope.isError(kind) {
 				told = true
 				break

@@ -20,6 +20,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/chatconn/chatconn/internal/object"
 )
 
 // Socket is one open connection. All methods are safe for concurrent use; none but
@@ -187,7 +189,7 @@ func (s *Socket) hello() *Error {
 		if !isText || !e.parse(message) {
 			continue
 		}
-		switch kind := text(e.typ); {
+		switch kind := object.Text(e.typ); {
 		case e.isError(kind):
 			return s.told(&e, message)
 		case string(kind) == healthCheck:
@@ -214,7 +216,7 @@ func (s *Socket) hello() *Error {
 // welcome takes connection id and user from a health check, if they are there.
 func (s *Socket) welcome(message []byte) {
 	var id, me []byte
-	members(message, func(key, value []byte) {
+	object.Members(message, func(key, value []byte) {
 		switch string(key) {
 		case "connection_id":
 			id = value
@@ -222,7 +224,7 @@ func (s *Socket) welcome(message []byte) {
 			me = value
 		}
 	})
-	if s.id = string(text(id)); s.id != "" && len(me) > 0 && me[0] == '{' && json.Valid(me) {
+	if s.id = string(object.Text(id)); s.id != "" && len(me) > 0 && me[0] == '{' && json.Valid(me) {
 		s.me = bytes.Clone(me)
 	}
 }
@@ -277,7 +279,7 @@ func (s *Socket) take(message []byte, receive func(Frame)) *Error {
 	if !e.parse(message) {
 		return nil
 	}
-	switch kind := text(e.typ); {
+	switch kind := object.Text(e.typ); {
 	case e.isError(kind):
 		return s.told(&e, message)
 	case string(kind) != healthCheck:
@@ -418,25 +420,35 @@ func (s *Socket) silentAt() time.Duration {
 	return time.Duration(s.seen.Load()) + s.o.HealthTimeout
 }
 
-// tick is the timer's function.
+// tick is the timer's function. It has a goroutine of its own, which becomes the
+// writer if a health check is due and there is none.
 func (s *Socket) tick() {
 	defer s.leave()
+	if s.judge() {
+		s.write()
+	}
+}
+
+// judge ends the socket if something has taken too long, and sets the timer again. It
+// reports whether the caller is the writer now.
+func (s *Socket) judge() (writer bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
-		return
+		return false
 	}
 	if why := s.overdue(); why != nil {
 		s.mu.Unlock()
 		s.end(why)
 		s.mu.Lock()
-		return
+		return false
 	}
 	if now := s.now(); now >= s.checkAt {
 		s.checkDue, s.checkAt = true, now+s.o.HealthCheckInterval
-		s.send()
+		writer = s.claim()
 	}
 	s.armNext()
+	return writer
 }
 
 // overdue tells what has taken too long, if anything has. The caller holds the lock.
@@ -466,11 +478,19 @@ func (s *Socket) overdue() *Error {
 // send has what is due written, by a writer under way or a new one. The caller
 // holds the lock and knows that the socket is open.
 func (s *Socket) send() {
-	if !s.writing {
-		s.writing = true
-		s.work++
+	if s.claim() {
 		go s.write()
 	}
+}
+
+// claim reports whether there was no writer: now it is the caller, who must call write.
+func (s *Socket) claim() bool {
+	if s.writing {
+		return false
+	}
+	s.writing = true
+	s.work++
+	return true
 }
 
 // write is the writer.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -77,7 +76,8 @@ func readOurs(stream []byte, piece int, most int64) (all []heardMessage, err err
 }
 
 func readGorilla(t *testing.T, stream []byte) (all []heardMessage, err error) {
-	ws, _, err := websocket.NewClient(answering{&pipe{says: stream, piece: 4096}}, &url.URL{Scheme: "ws", Host: "host"}, http.Header{}, 0, 0)
+	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return answering{&pipe{says: stream, piece: 4096}}, nil }}
+	ws, _, err := dialer.Dial("ws://host", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
