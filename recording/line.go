@@ -123,6 +123,14 @@ func appendString(b []byte, s string) []byte {
 // and reports whether the line is as it was written.
 func parse(text []byte) (l Line, intact bool, err error) {
 	text = bytes.TrimRight(text, "\r\n")
+	if l, ok := scan(text); ok {
+		return l, true, nil
+	}
+	return decode(text)
+}
+
+// decode reads a line as the JSON that it is.
+func decode(text []byte) (l Line, intact bool, err error) {
 	var in struct {
 		Seq                      uint64
 		Time                     time.Time

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -98,6 +99,39 @@ func FuzzText(f *testing.F) {
 		back, intact, err := parse(text[:len(text)-1])
 		if err != nil || !intact || utf8.ValidString(s) && (back.Cause != s || back.Conn != s+"x") {
 			t.Errorf("%+v, %t, %v from %q", back, intact, err, s)
+		}
+	})
+}
+
+// What is read the short way is what JSON says, and all that a Conn writes is read
+// that way.
+func FuzzScan(f *testing.F) {
+	for i, line := range walk(f, rand.New(rand.NewPCG(6, 1)), "a", 300) {
+		text := bytes.TrimSuffix(line, []byte("\n"))
+		if _, ok := scan(text); !ok {
+			f.Errorf("not read the short way: %s", text)
+		}
+		if i < 20 {
+			f.Add(text, uint16(0), byte(0))
+			f.Add(text, uint16(40*i), byte(1))
+		}
+	}
+	f.Fuzz(func(t *testing.T, text []byte, at uint16, flip byte) {
+		if len(text) > 0 {
+			text = bytes.Clone(text)
+			text[int(at)%len(text)] ^= flip
+		}
+		short, ok := scan(text)
+		if !ok {
+			return
+		}
+		long, intact, err := decode(text)
+		if err != nil || !intact || !slices.Equal(short.Actions, long.Actions) {
+			t.Fatalf("%q is taken as %+v, and it is %+v, %t, %v", text, short, long, intact, err)
+		}
+		short.Actions, long.Actions = nil, nil
+		if !reflect.DeepEqual(short, long) {
+			t.Errorf("%q is taken as %+v, and it is %+v", text, short, long)
 		}
 	})
 }
