@@ -52,7 +52,6 @@ func (p *Page) serveEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Time{}) // else the server's ReadTimeout ends the stream
 	deadlines := true
 	s.resume(r.Header.Get("Last-Event-ID"))
 	fmt.Fprintf(&s.out, "retry: 2000\n")
