@@ -128,7 +128,7 @@ func (e *entry) detail() detail {
 	return d
 }
 
-// Counter is a counter for people.
+// counter is one of the counters, for people.
 type counter struct {
 	ID, Name, Means string
 	Value           any
