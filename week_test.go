@@ -438,7 +438,7 @@ func TestVirtualWeek(t *testing.T) {
 				fmt.Print(invent(seed, time.Duration(hours)*time.Hour, *weekConns))
 				return
 			}
-			h := run(t, invent(seed, time.Duration(hours)*time.Hour, *weekConns), 2*time.Minute+time.Duration(*weekConns)*3*time.Second)
+			h := run(t, invent(seed, time.Duration(hours)*time.Hour, *weekConns), time.Duration(2*60+hours**weekConns)*time.Second)
 			if h.Calms < hours/4 || h.Sockets < 5 || h.Loads < 5 || h.Transitions < 50 {
 				t.Errorf("too little happened: %+v", h)
 			}
