@@ -2,9 +2,12 @@ package chatconn_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"io"
+	"log"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -320,7 +323,7 @@ var verbs = map[string]func(ctx context.Context, w *world, s tokens.Source) erro
 		return err
 	},
 	"request": func(ctx context.Context, w *world, s tokens.Source) error {
-		return do(ctx, w.conn.HTTPClient(), w.server.URL()+"/app", "").err
+		return do(ctx, w.conn.HTTPClient(), w.config.BaseURL+"/app", "").err
 	},
 	"the rest": func(ctx context.Context, w *world, s tokens.Source) error {
 		ctx, cancel := context.WithCancel(ctx)
@@ -375,8 +378,38 @@ var callbacks = map[string]func(w *world, s *source, run func(ctx context.Contex
 	"Proxy": func(w *world, s *source, run func(context.Context)) {
 		w.config.Proxy = func(r *http.Request) (*url.URL, error) { run(r.Context()); return nil, nil }
 	},
+	"GetClientCertificate": func(w *world, s *source, run func(context.Context)) {
+		w.secure().GetClientCertificate = func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			run(asked.Context())
+			return new(tls.Certificate), nil
+		}
+	},
+	"VerifyPeerCertificate, with a context of its own": func(w *world, s *source, run func(context.Context)) {
+		w.secure().VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error { run(context.Background()); return nil }
+	},
+	"VerifyConnection, with a context of its own": func(w *world, s *source, run func(context.Context)) {
+		w.secure().VerifyConnection = func(tls.ConnectionState) error { run(context.Background()); return nil }
+	},
 	"watcher loop": nil,
 	"event loop":   nil,
+}
+
+// secure puts TLS before the server and returns the configuration of the next Conn,
+// which trusts it.
+func (w *world) secure() *tls.Config {
+	w.Helper()
+	trusted := newAuthority(w.T)
+	plain, err := w.net.Listen("127.0.0.1:443")
+	if err != nil {
+		w.Fatal(err)
+	}
+	front := &http.Server{Handler: w.server.Handler(), ErrorLog: log.New(io.Discard, "", 0)}
+	go front.Serve(tls.NewListener(plain, &tls.Config{Certificates: []tls.Certificate{trusted.issue(w.T, nil)}, ClientAuth: tls.RequestClientCert}))
+	w.Cleanup(func() { front.Close() })
+	w.config.BaseURL = "https://127.0.0.1:443"
+	w.config.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
+	w.config.TLS.RootCAs.AddCert(trusted.cert)
+	return w.config.TLS
 }
 
 type handler func()
@@ -484,7 +517,8 @@ func (w *world) ended(callback, verb string, err error, took time.Duration) {
 	switch callback {
 	case "source", "source, with a context of its own":
 		inSource = true
-	case "DialLimit", "DialContext", "DialContext, with a context of its own", "Proxy":
+	case "DialLimit", "DialContext", "DialContext, with a context of its own", "Proxy",
+		"GetClientCertificate", "VerifyPeerCertificate, with a context of its own", "VerifyConnection, with a context of its own":
 		opens = true
 	default:
 		return
@@ -564,7 +598,8 @@ func TestCallbacksThatPanic(t *testing.T) {
 // does not need that code, and Close does not wait for it.
 func TestCallbacksThatBlock(t *testing.T) {
 	goesOn := map[string]bool{"logger": true, "Record": true, "watcher loop": true, "event loop": true,
-		"DialContext": true, "DialContext, with a context of its own": true, "Proxy": true} // the next attempt
+		"DialContext": true, "DialContext, with a context of its own": true, "Proxy": true, // the next attempt
+		"GetClientCertificate": true, "VerifyPeerCertificate, with a context of its own": true, "VerifyConnection, with a context of its own": true}
 	for callback := range callbacks {
 		t.Run(callback, func(t *testing.T) {
 			inWorld(t, nil, func(w *world) {
@@ -782,43 +817,48 @@ func oneSocketAtATime(w *world) {
 	}
 }
 
-// M4: net/http dials for a request on a goroutine of its own, where a panic of the
-// dialer would end the program. It is that request's error, and the next one goes
-// out.
-func TestDialerPanicsUnderARequest(t *testing.T) {
-	var broken, misled atomic.Bool
-	configure := func(c *chatconn.Config) {
-		dial := c.DialContext
-		c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if broken.Load() {
-				panic("hunter2")
+// M4: net/http dials and shakes hands for a request on goroutines of its own, where a
+// panic of the program's code would end the program, and whose end it would wait for.
+// Either is that request's error, at once, and the next one goes out.
+func TestOpeningFailsUnderARequest(t *testing.T) {
+	bad := map[string]func(){"panics": func() { panic("hunter2") }, "ends its goroutine": runtime.Goexit}
+	for _, callback := range []string{"DialContext", "Proxy", "GetClientCertificate",
+		"VerifyPeerCertificate, with a context of its own", "VerifyConnection, with a context of its own"} {
+		for how, act := range bad {
+			if callback == "Proxy" && how != "panics" {
+				continue // that is the goroutine of the request
 			}
-			return dial(ctx, network, addr)
-		}
-		c.Proxy = func(*http.Request) (*url.URL, error) {
-			if misled.Load() {
-				panic("hunter2")
-			}
-			return nil, nil
+			t.Run(callback+"/"+how, func(t *testing.T) {
+				inWorld(t, nil, func(w *world) {
+					s := w.source("john")
+					var broken atomic.Bool
+					callbacks[callback](w, s, func(context.Context) {
+						if broken.Load() {
+							act()
+						}
+					})
+					w.conn = w.newConn()
+					w.login(s)
+					client := w.conn.HTTPClient()
+					broken.Store(true)
+					o := do(w.Context(), client, w.config.BaseURL+"/app", "")
+					if o.err == nil || strings.Contains(o.err.Error(), "hunter2") || o.took != 0 {
+						w.Errorf("the request ended after %v with %v", o.took, o)
+					}
+					var panicked *chatconn.PanicError
+					if how == "panics" && !errors.As(o.err, &panicked) {
+						w.Errorf("the request ended with %v", o.err)
+					}
+					broken.Store(false)
+					if o := do(w.Context(), client, w.config.BaseURL+"/app", ""); o.status != http.StatusOK {
+						w.Errorf("the next request ended with %v", o)
+					}
+					w.is(fsm.Connected)
+					w.close()
+				})
+			})
 		}
 	}
-	inWorld(t, configure, func(w *world) {
-		w.login(w.source("john"))
-		for _, what := range []*atomic.Bool{&broken, &misled} {
-			what.Store(true)
-			o := do(w.Context(), w.conn.HTTPClient(), w.server.URL()+"/app", "")
-			var panicked *chatconn.PanicError
-			if !errors.As(o.err, &panicked) || strings.Contains(o.err.Error(), "hunter2") || o.took != 0 {
-				w.Errorf("the request ended with %v", o)
-			}
-			what.Store(false)
-		}
-		if o := do(w.Context(), w.conn.HTTPClient(), w.server.URL()+"/app", ""); o.status != http.StatusOK {
-			w.Errorf("the next request ended with %v", o)
-		}
-		w.is(fsm.Connected)
-		w.close()
-	})
 }
 
 // M4: the program's code may end the goroutine that it is called on. That is a

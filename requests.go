@@ -5,6 +5,7 @@ import (
 	"container/list"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -42,7 +43,9 @@ const maxAnswerHeader = 64 << 10
 // token with code 40, the requests that follow wait for one fresh token, and the
 // refused request is sent a second time; refused again, or with a source that
 // has no other token, its caller gets the answer as it came. Redirects are not
-// followed. Specification: Q1 to Q6.
+// followed. Disconnect and Close end the requests that wait; one that was sent ends
+// with its answer, its context or the client's Timeout, after Close too.
+// Specification: Q1 to Q6.
 func (c *Conn) HTTPClient() *http.Client {
 	return &http.Client{
 		Transport:     c.roundTripper(),
@@ -82,7 +85,7 @@ func newRoundTripper(c *Conn) *roundTripper {
 			MaxResponseHeaderBytes: maxAnswerHeader,
 		}
 		if c.cfg.TLS != nil {
-			own.TLSClientConfig = c.cfg.TLS.Clone()
+			own.TLSClientConfig = contained(c.cfg.TLS)
 			own.TLSClientConfig.MinVersion = max(own.TLSClientConfig.MinVersion, tls.VersionTLS12)
 		}
 		t.base, t.own = own, true
@@ -117,7 +120,7 @@ func (t *roundTripper) dial(ctx context.Context, network, addr string) (conn net
 	if open == nil {
 		open = new(net.Dialer).DialContext
 	}
-	err = guard(func() error {
+	err = apart(func() (err error) {
 		conn, err = open(ctx, network, addr)
 		return err
 	})
@@ -125,6 +128,51 @@ func (t *roundTripper) dial(ctx context.Context, network, addr string) (conn net
 		err = ErrDisconnected
 	}
 	return conn, err
+}
+
+// apart runs code of the program on a goroutine of its own, where it may panic and
+// which it may end. Either is an error. Specification: M4.
+func apart(f func() error) error {
+	err := errEnded
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		err = guard(f)
+	}()
+	<-over
+	return err
+}
+
+// contained returns a copy whose callbacks are run apart: net/http shakes hands on a
+// goroutine of its own, where a panic would end the program, and waits for it.
+// Specification: M4.
+func contained(program *tls.Config) *tls.Config {
+	cfg := program.Clone()
+	if f := cfg.GetClientCertificate; f != nil {
+		cfg.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (cert *tls.Certificate, err error) {
+			err = apart(func() (err error) {
+				cert, err = f(asked)
+				return err
+			})
+			return cert, err
+		}
+	}
+	if f := cfg.VerifyPeerCertificate; f != nil {
+		cfg.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
+			return apart(func() error { return f(raw, chains) })
+		}
+	}
+	if f := cfg.VerifyConnection; f != nil {
+		cfg.VerifyConnection = func(state tls.ConnectionState) error {
+			return apart(func() error { return f(state) })
+		}
+	}
+	if f := cfg.EncryptedClientHelloRejectionVerify; f != nil {
+		cfg.EncryptedClientHelloRejectionVerify = func(state tls.ConnectionState) error {
+			return apart(func() error { return f(state) })
+		}
+	}
+	return cfg
 }
 
 // dials are the connections that are being opened for API requests.
