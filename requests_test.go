@@ -932,3 +932,50 @@ func TestBodyThatNeverEnds(t *testing.T) {
 		})
 	}
 }
+
+// C7, C9, Q4: a request that is on its way is the program's. Neither Disconnect nor
+// Close waits for it or ends it, and its connection goes with it; one whose
+// connection is being opened ends with the user.
+func TestRequestsOutliveClose(t *testing.T) {
+	for name, leave := range map[string]func(*world) error{
+		"Disconnect": func(w *world) error { return w.conn.Disconnect(w.Context(), chatconn.KeepPersistence) },
+		"Close":      func(w *world) error { return w.conn.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, nil, func(w *world) {
+				w.login(w.source("john"))
+				w.server.Slow(10 * time.Second)
+				answered := w.send(w.Context(), 1, "answered")
+				ctx, cancel := context.WithTimeout(w.Context(), 5*time.Second)
+				defer cancel()
+				given := w.send(ctx, 1, "given up")
+				w.net.BlackHole(true) // and dials hang
+				opening := w.send(w.Context(), 1, "opening")
+				began := time.Now()
+				if err := leave(w); err != nil {
+					w.Error(err)
+				}
+				if took := time.Since(began); took > 1100*time.Millisecond {
+					w.Errorf("it took %v", took)
+				}
+				w.net.BlackHole(false)
+				if o := <-opening; !errors.Is(o.err, chatconn.ErrDisconnected) {
+					w.Errorf("whose connection was being opened: %v", o)
+				}
+				if o := <-given; !errors.Is(o.err, context.DeadlineExceeded) || o.took != 5*time.Second {
+					w.Errorf("whose context ended: %v", o)
+				}
+				if o := <-answered; o.status != http.StatusOK || o.took != 10*time.Second {
+					w.Errorf("that was answered: %v", o)
+				}
+				synctest.Wait()
+				if n := w.net.Open(); n != 0 {
+					w.Errorf("%d connections are open", n)
+				}
+				if name != "Close" {
+					w.close()
+				}
+			})
+		})
+	}
+}
