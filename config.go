@@ -172,6 +172,11 @@ func (cfg *Config) complete() (base *url.URL, err error) {
 	return base, nil
 }
 
+// takesPart reports whether the program's own code takes part in opening a connection.
+func (cfg *Config) takesPart() bool {
+	return cfg.DialContext != nil || cfg.Proxy != nil || cfg.TLS != nil
+}
+
 func parseBase(raw string) (*url.URL, error) {
 	invalid := func(reason string) (*url.URL, error) { return nil, &InvalidError{"Config.BaseURL", reason} }
 	u, err := url.Parse(raw)

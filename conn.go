@@ -65,7 +65,7 @@ type Conn struct {
 	view    atomic.Pointer[view] // what the owner last published
 
 	requests   atomic.Pointer[roundTripper] // nil until HTTPClient is called
-	asking     sync.Map                     // of *inside: where the program's code runs now
+	places     places                       // where the program's code runs now
 	closedDown chan struct{}                // closed when Close has waited for everything
 
 	mu     sync.Mutex // guards the inbox, and is never held for longer than that

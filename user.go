@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/chatconn/chatconn/fsm"
@@ -168,28 +169,44 @@ type inside struct {
 // insideKey finds, in the context that such code is given, where it runs.
 type insideKey struct{ conn *Conn }
 
+// places are those where the program's code runs now: none, most of the time.
+type places struct {
+	mu  sync.Mutex
+	all []*inside
+}
+
 // enter marks the context and this goroutine until leave.
 func (c *Conn) enter(ctx context.Context, in *inside) (marked context.Context, leave func()) {
 	in.goroutine = goroutineID()
-	c.asking.Store(in, nil)
-	return context.WithValue(ctx, insideKey{c}, in), func() { c.asking.Delete(in) }
+	p := &c.places
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all = append(p.all, in)
+	return context.WithValue(ctx, insideKey{c}, in), func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.all = slices.DeleteFunc(p.all, func(other *inside) bool { return other == in })
+	}
 }
 
 // inside returns in which place of the program's code the caller runs: by the
 // context that this was given, or by the goroutine. Nil: in none.
-func (c *Conn) inside(ctx context.Context) (found *inside) {
+func (c *Conn) inside(ctx context.Context) *inside {
+	p := &c.places
+	p.mu.Lock()
+	all := slices.Clone(p.all)
+	p.mu.Unlock()
+	if len(all) == 0 {
+		return nil
+	}
 	marked, _ := ctx.Value(insideKey{c}).(*inside)
-	here := uint64(0)
-	c.asking.Range(func(key, _ any) bool {
-		if here == 0 {
-			here = goroutineID()
+	here := goroutineID()
+	for _, in := range all {
+		if in == marked || in.goroutine == here {
+			return in
 		}
-		if in := key.(*inside); in == marked || in.goroutine == here {
-			found = in
-		}
-		return found == nil
-	})
-	return found
+	}
+	return nil
 }
 
 // holdsUp reports whether the caller holds up the connection of the user whom a

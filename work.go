@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -169,12 +170,19 @@ const oldDial = 2 * time.Second
 func (c *Conn) dial() {
 	c.pace.began = time.Now() // again: its token may have taken long
 	l := c.login
-	ctx, cancel := context.WithCancel(context.Background())
+	before := slices.DeleteFunc([]<-chan struct{}{c.dialled, c.hung}, func(over <-chan struct{}) bool {
+		return over == nil || ending{done: over}.isOver()
+	})
+	ctx, cancel := context.Background(), context.CancelFunc(nil)
+	if len(before) > 0 || c.cfg.DialLimit != nil {
+		ctx, cancel = context.WithCancel(ctx) // the deadline is set when the wait is over
+	} else {
+		ctx, cancel = context.WithTimeout(ctx, c.cfg.AttemptTimeout)
+	}
 	w := c.begin(&work{kind: dialing, cancel: cancel, done: make(chan struct{}), token: c.token, user: l.user})
 	if !bytes.Equal(l.sent, l.details) {
 		w.sent = l.details
 	}
-	before := []<-chan struct{}{c.dialled, c.hung}
 	c.dialled = w.done
 	go func() {
 		defer close(w.done)
@@ -188,8 +196,11 @@ func (c *Conn) dial() {
 			}
 		}()
 		n.err = guard(func() error {
-			ctx, leave := c.enter(ctx, &inside{login: l, dial: ctx})
-			defer leave()
+			if c.cfg.DialLimit != nil || c.cfg.takesPart() {
+				var leave func()
+				ctx, leave = c.enter(ctx, &inside{login: l, dial: ctx})
+				defer leave()
+			}
 			if err := c.turn(ctx, before); err != nil {
 				return err
 			}
@@ -204,9 +215,6 @@ func (c *Conn) dial() {
 func (c *Conn) turn(ctx context.Context, before []<-chan struct{}) error {
 	began := time.Now()
 	for _, over := range before {
-		if over == nil || (ending{done: over}).isOver() {
-			continue
-		}
 		limit := time.NewTimer(c.cfg.CloseTimeout - time.Since(began))
 		select {
 		case <-over:
@@ -231,13 +239,16 @@ func (c *Conn) turn(ctx context.Context, before []<-chan struct{}) error {
 func (c *Conn) open(ctx context.Context, w *work, anonymous bool, n *note) error {
 	now := time.Now()
 	w.turned.Store(&now)
-	if c.cfg.DialContext != nil || c.cfg.Proxy != nil || c.cfg.TLS != nil { // the program's code takes part
+	if c.cfg.takesPart() {
 		const grace = 100 * time.Millisecond // for an attempt that obeys, to say what it was doing
 		left := time.AfterFunc(c.cfg.AttemptTimeout+grace, func() { c.post(&note{work: w, err: errOverdue}) })
 		defer left.Stop()
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
-	defer cancel()
+	if _, limited := ctx.Deadline(); !limited {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.cfg.AttemptTimeout)
+		defer cancel()
+	}
 	login := transport.Login{UserID: w.user.ID, Details: w.sent, AuthType: "jwt", Token: w.token.Reveal()}
 	if anonymous {
 		login.AuthType = "anonymous"
