@@ -2,6 +2,7 @@ package chatconn
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -278,6 +279,7 @@ type hub struct {
 	readers  []*reader
 	batch    *[]Event          // borrowed; events of socket that arrived together, until all of them are here
 	names    map[string]string // the strings that repeat from event to event
+	lately   [3]string         // type, channel and user of the last event: often the next one's, too
 }
 
 // maxBatch is how many events are gathered at most. Waking a reader costs more than
@@ -360,7 +362,11 @@ func (h *hub) event(w *work, f transport.Frame) (late bool) {
 	if h.socket != w {
 		return true
 	}
-	if !slices.ContainsFunc(h.readers, func(r *reader) bool { return r.wants(string(f.Type)) }) {
+	wanted := false
+	for _, r := range h.readers {
+		wanted = wanted || r.wants(string(f.Type))
+	}
+	if !wanted {
 		return false
 	}
 	if h.batch == nil {
@@ -373,11 +379,22 @@ func (h *hub) event(w *work, f transport.Frame) (late bool) {
 	return false
 }
 
-// pause hands over what a socket has brought: it has no more at the moment.
+// pause hands over what a socket has brought: it has no more at the moment. A reader
+// who has not taken the last batch may be waiting for a processor, and gets a turn:
+// values that go through the queue cost more than that.
 func (h *hub) pause() {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.handOver()
+	crowded := false
+	if h.batch != nil {
+		h.handOver()
+		for _, r := range h.readers {
+			crowded = crowded || len(r.feed.ch) > 0
+		}
+	}
+	h.mu.Unlock()
+	if crowded {
+		runtime.Gosched()
+	}
 }
 
 // handOver gives the batch to its readers. The caller holds mu.
@@ -405,12 +422,13 @@ func (h *hub) handOver() {
 
 // decode makes an event that outlives the frame.
 func (h *hub) decode(f transport.Frame) Event {
-	e := Event{
-		Type:   h.name(f.Type),
-		CID:    h.name(f.CID),
-		UserID: h.name(f.UserID),
-		Raw:    slices.Clone(f.Raw),
+	for i, b := range [...][]byte{f.Type, f.CID, f.UserID} {
+		if string(b) != h.lately[i] {
+			h.lately[i] = h.name(b)
+		}
 	}
+	e := Event{Type: h.lately[0], CID: h.lately[1], UserID: h.lately[2], Raw: make([]byte, len(f.Raw))}
+	copy(e.Raw, f.Raw)
 	if len(f.CreatedAt) > 0 {
 		if err := e.CreatedAt.UnmarshalText(f.CreatedAt); err != nil {
 			e.CreatedAt = time.Time{} // a hostile or foreign time is no time

@@ -36,14 +36,14 @@ const (
 	// idleRead is what an idle connection keeps for reading, which counts ten
 	// thousand times. A health check fits.
 	idleRead = 256
-	// busyRead is what a busy one reads at once: sixteen events of 1 KiB. It is
+	// busyRead is what a busy one reads at once: some thirty events of 1 KiB. It is
 	// borrowed while bytes are in it or more are sure to be there.
-	busyRead = 16 << 10
+	busyRead = 32 << 10
 	// joinBuffer is where a message is put together that comes in fragments or is
 	// longer than busyRead. It is borrowed for one message, and grows with it.
-	joinBuffer = 32 << 10
+	joinBuffer = 64 << 10
 	// maxPooledBuffer keeps one long message from occupying the pool for good.
-	maxPooledBuffer = 64 << 10
+	maxPooledBuffer = 128 << 10
 )
 
 var (
