@@ -206,12 +206,18 @@ func (c *Conn) wait(ctx context.Context, k *call) (Session, error) {
 	if !c.post(&note{call: k}) {
 		return Session{}, ErrClosed
 	}
+	leave := func() { c.post(&note{call: k, leave: ctx.Err()}) } // if the Conn closed meanwhile, the answer is there
+	if k.attempt != nil {
+		stop := context.AfterFunc(ctx, leave)
+		k.attempt()
+		stop()
+	}
 	select {
 	case r := <-k.answer:
 		return r.session.public(), r.err
 	case <-ctx.Done():
 	}
-	c.post(&note{call: k, leave: ctx.Err()}) // if the Conn closed meanwhile, the answer is there
+	leave()
 	r := <-k.answer
 	return r.session.public(), r.err
 }

@@ -26,6 +26,7 @@ type owner struct {
 	token   tokens.Token
 	session *session // of the open socket; nil: none
 	callers []*call
+	present *call // whose goroutine the owner is; nil: nobody's who waits
 	tickets tickets
 	replies []func() // given when a step is published
 
@@ -72,6 +73,7 @@ type call struct {
 	details json.RawMessage
 	source  tokens.Source
 	answer  chan result // takes exactly one
+	attempt func()      // the dial that the caller makes while it waits; nil: another goroutine does. Set while the note is posted
 }
 
 type result struct {
@@ -95,18 +97,25 @@ func (c *Conn) post(n *note) bool {
 	c.owned = true
 	c.mu.Unlock()
 	if free {
-		c.own()
+		caller := n.call
+		if n.leave != nil {
+			caller = nil
+		}
+		c.own(caller)
 	}
 	return true
 }
 
-// own takes notes in order until there are none.
-func (c *Conn) own() {
+// own takes notes in order until there are none, for the caller who made a call or
+// for anybody else.
+func (c *Conn) own(caller *call) {
+	c.present = caller
 	for {
 		c.mu.Lock()
 		batch := c.inbox
 		c.inbox = nil
 		if len(batch) == 0 {
+			c.present = nil
 			c.owned = false
 			c.mu.Unlock()
 			return
@@ -236,6 +245,11 @@ func (c *Conn) takeLeave(n *note) {
 		c.step(&note{event: fsm.Abandoned, cause: errAbandoned})
 	}
 	n.call.answer <- result{err: err}
+	if w := c.under[dialing]; w != nil && w.by == n.call {
+		// The attempt goes on for others, and so must this caller.
+		c.abandon(dialing)
+		c.dial()
+	}
 }
 
 // takeNews takes a report of the program. The grace of the background delays the

@@ -41,6 +41,7 @@ type work struct {
 	sent   json.RawMessage           // the user's details that a dial sends; nil: only the id
 	turned atomic.Pointer[time.Time] // when it was a dial's turn; nil: it waits for that
 	done   chan struct{}             // closed when nothing of it is left
+	by     *call                     // the caller who makes a dial; nil: a goroutine of its own
 }
 
 // stop abandons the work. It never blocks.
@@ -184,16 +185,20 @@ func (c *Conn) dial() {
 		w.sent = l.details
 	}
 	c.dialled = w.done
-	go func() {
-		defer close(w.done)
-		defer cancel()
+	attempt := func() {
+		over := func() { cancel(); close(w.done) }
 		used := make(chan bool, 1)
 		n := &note{event: fsm.Opened, work: w, used: used, err: errEnded}
 		defer func() { // also when the program's code ends the goroutine
-			if kept := c.post(n) && <-used; !kept && n.socket != nil {
-				n.socket.HangUp()
-				<-n.socket.Gone()
+			if kept := c.post(n) && <-used; kept || n.socket == nil {
+				over()
+				return
 			}
+			n.socket.HangUp()
+			go func() { // a caller has no reason to wait for that
+				<-n.socket.Gone()
+				over()
+			}()
 		}()
 		n.err = guard(func() error {
 			if c.cfg.DialLimit != nil || c.cfg.takesPart() {
@@ -206,7 +211,15 @@ func (c *Conn) dial() {
 			}
 			return c.open(ctx, w, l.anonymous, n)
 		})
-	}()
+	}
+	// Waking other goroutines costs more than the rest of a step. So a caller who waits
+	// for the attempt makes it, if nothing but our own code can hold it up, which ends
+	// with its context.
+	if k := c.present; k != nil && k.attempt == nil && len(before) == 0 && c.cfg.DialLimit == nil && !c.cfg.takesPart() && slices.Contains(c.callers, k) {
+		w.by, k.attempt = k, attempt
+		return
+	}
+	go attempt()
 }
 
 // turn waits until the dial may begin: the dial before is over, and the close frame
