@@ -46,7 +46,7 @@ var places = []place{
 	{dir: "tokens/oauth2", ours: []string{"tokens"}, theirs: []string{oauth2}},
 	{dir: "chatapi", tests: []string{".", "devserver", "tokens", "transport/memnet"}},
 
-	{dir: "recording", ours: []string{"fsm"}},
+	{dir: "recording", ours: []string{"fsm", "internal/object"}},
 	{dir: "diagrams", ours: []string{"fsm", "recording"}},
 	{dir: "diagrams/internal/...", ours: []string{"diagrams", "fsm"}},
 	{dir: "devserver", ours: []string{"tokens"}, theirs: []string{gorilla}, tests: []string{"transport/memnet"}},

@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"github.com/chatconn/chatconn/fsm"
+	"github.com/chatconn/chatconn/internal/object"
 )
 
 // Line is one transition as it is recorded.
@@ -75,7 +76,7 @@ func (l *Line) Append(b []byte) []byte {
 	}
 	b = append(b, ']')
 	if l.Cause != "" {
-		b = appendString(append(b, `,"cause":`...), l.Cause)
+		b = object.AppendString(append(b, `,"cause":`...), l.Cause)
 	}
 	if l.Attempt != 0 {
 		b = strconv.AppendInt(append(b, `,"attempt":`...), int64(l.Attempt), 10)
@@ -85,8 +86,8 @@ func (l *Line) Append(b []byte) []byte {
 
 // appendEnd ends the line that begins at start.
 func appendEnd(b []byte, start int, conn, table string) []byte {
-	b = appendString(append(b, `,"conn":`...), conn)
-	b = appendString(append(b, `,"table":`...), table)
+	b = object.AppendString(append(b, `,"conn":`...), conn)
+	b = object.AppendString(append(b, `,"table":`...), table)
 	sum := sumOf(b[start:])
 	b = append(append(b, beforeSum...), sum[:]...)
 	return append(b, "\"}\n"...)
@@ -106,17 +107,6 @@ func sumOf(line []byte) (sum [8]byte) {
 	n := crc32.ChecksumIEEE(line)
 	hex.Encode(sum[:], []byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
 	return sum
-}
-
-// appendString adds a JSON string.
-func appendString(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			quoted, _ := json.Marshal(s) // a string always has a form in JSON
-			return append(b, quoted...)
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
 }
 
 // parse reads a line. It takes names that the table knows,

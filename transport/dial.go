@@ -297,7 +297,7 @@ func (d *Dialer) request(l Login) (string, http.Header, error) {
 	if !printable(l.AuthType) {
 		return "", nil, errors.New("the auth type has characters that a header cannot carry")
 	}
-	id, _ := json.Marshal(l.UserID)
+	id := object.AppendString(nil, l.UserID)
 	details := l.Details
 	if details == nil {
 		details = slices.Concat([]byte(`{"id":`), id, []byte(`}`))

@@ -540,9 +540,6 @@ func (s *Socket) write() {
 
 // check is the health check that the client sends.
 func (s *Socket) check() []byte {
-	b, _ := json.Marshal(struct {
-		Type     string `json:"type"`
-		ClientID string `json:"client_id"`
-	}{healthCheck, s.id})
-	return b
+	b := append(make([]byte, 0, 128), `{"type":"`+healthCheck+`","client_id":`...)
+	return append(object.AppendString(b, s.id), '}')
 }

@@ -292,3 +292,15 @@ func Text(raw []byte) []byte {
 	}
 	return []byte(s)
 }
+
+// AppendString appends a string as JSON. Most need no escapes, and then nothing is
+// allocated where b has room.
+func AppendString(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			quoted, _ := json.Marshal(s) // a string always has a form in JSON
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
+}

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -36,6 +37,15 @@ func TestEscapesCostOnce(t *testing.T) {
 	for _, escape := range []string{`\"`, `\\`, `\n`} {
 		if !Members([]byte(`{"a":"`+strings.Repeat(escape, 4<<20)+`"}`), func(_, _ []byte) {}) {
 			t.Errorf("a string of %s is refused", escape)
+		}
+	}
+}
+
+func TestAppendString(t *testing.T) {
+	for _, s := range []string{"", "plain", "with \"quotes\"", `a\b`, "line\n", "é", "<b>&", "\xff", "\u2028"} {
+		var back string
+		if err := json.Unmarshal(AppendString([]byte{}, s), &back); err != nil || back != strings.ToValidUTF8(s, "\ufffd") {
+			t.Errorf("%q comes back as %q, %v", s, back, err)
 		}
 	}
 }
