@@ -590,6 +590,43 @@ func TestServersLimits(t *testing.T) {
 	})
 }
 
+// Over HTTP/2 the time to write ends no stream on which nothing is to be written.
+func TestStreamOverHTTP2(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.http.Close()
+		listener, err := s.web.Listen("127.0.0.1:82")
+		if err != nil {
+			s.Fatal(err)
+		}
+		var only http.Protocols
+		only.SetUnencryptedHTTP2(true)
+		server := &http.Server{Handler: s.page, Protocols: &only}
+		go server.Serve(listener)
+		defer server.Close()
+		transport := &http.Transport{Protocols: &only, DialContext: s.web.DialContext}
+		defer transport.CloseIdleConnections()
+		conn := s.conn("john")
+		defer conn.Close()
+		resp, err := (&http.Client{Transport: transport}).Get("http://127.0.0.1:82/events?conn=john")
+		if err != nil {
+			s.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.ProtoMajor != 2 {
+			s.Fatal(resp.Proto)
+		}
+		in := bufio.NewScanner(resp.Body)
+		time.Sleep(time.Minute)
+		conn.Background()
+		for in.Scan() {
+			if strings.Contains(in.Text(), `"event":"Background"`) {
+				return
+			}
+		}
+		s.Errorf("the stream ended: %v", in.Err())
+	})
+}
+
 // Close ends the streams, so that a web server can be shut down, and leaves the
 // page and the connections alone.
 func TestClose(t *testing.T) {

@@ -74,6 +74,7 @@ func (p *Page) serveEvents(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			s.out.Reset()
+			_ = control.SetWriteDeadline(time.Time{}) // over HTTP/2 one that passes ends the stream, though nothing is written
 			if !deadlines {
 				return
 			}
