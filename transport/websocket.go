@@ -136,12 +136,11 @@ func (l *link) decode(most int64) (message []byte, kind byte, err error) {
 		if err != nil || size == 0 {
 			return nil, opContinuation, err
 		}
-		whole := int64(size) + length
 		if op < opClose {
 			if length > most-int64(l.joinedLen()) {
 				return nil, opContinuation, errOversize
 			}
-			if !final || op == opContinuation || whole > busyRead {
+			if !final || op == opContinuation || length > int64(busyRead-size) {
 				if op != opContinuation {
 					l.kind = op
 				}
@@ -150,7 +149,7 @@ func (l *link) decode(most int64) (message []byte, kind byte, err error) {
 				continue
 			}
 		}
-		if l.want = int(whole); l.to-l.from < l.want {
+		if l.want = size + int(length); l.to-l.from < l.want {
 			return nil, opContinuation, nil
 		}
 		data := l.buf[l.from+size : l.from+l.want]

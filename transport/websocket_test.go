@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -191,6 +192,17 @@ func streams() map[string][]byte {
 func TestFramesAreReadAsGorillaDoes(t *testing.T) {
 	for name, stream := range streams() {
 		t.Run(name, func(t *testing.T) { checkLink(t, stream) })
+	}
+}
+
+// S4: the longest length that a header can name is not there, whatever MaxMessageBytes permits.
+func TestLongestLengthWithoutALimit(t *testing.T) {
+	var ended *closeError
+	for _, first := range []byte{0x81, 0x01} {
+		longest := []byte{first, 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 'a'}
+		if all, err := readOurs(longest, 1<<20, math.MaxInt64); len(all) > 0 || !errors.As(err, &ended) || ended.code != abnormal {
+			t.Errorf("%x: %d messages, %v", first, len(all), err)
+		}
 	}
 }
 
