@@ -293,7 +293,8 @@ func TestDecode(t *testing.T) {
 }
 
 // O2, C8: events that arrived together are handed over together: at the pause, when
-// the batch is full, and before another socket is listened to. Those that a purge
+// the batch is full, and before another socket is listened to or another
+// reader comes. Those that a purge
 // finds count as lost.
 func TestEventsAreHandedOverTogether(t *testing.T) {
 	var lost atomic.Int64
@@ -340,4 +341,10 @@ func TestEventsAreHandedOverTogether(t *testing.T) {
 	if n := lost.Load(); n != 2 {
 		t.Errorf("%d are lost, want 1 of each reader", n)
 	}
+	h.event(second, frame("a"))
+	late := h.read(t.Context(), nil)
+	if h.pause(); len(late) != 0 {
+		t.Error("a new reader has an event from before it came")
+	}
+	want("a new reader", 1, 0)
 }

@@ -325,6 +325,7 @@ func (h *hub) read(ctx context.Context, types []string) <-chan Event {
 		f.end()
 		return f.ch
 	}
+	h.handOver() // to those who were there when it came
 	h.readers = append(h.readers, &reader{f, slices.Clone(types)})
 	f.stop = context.AfterFunc(ctx, func() {
 		f.end()
