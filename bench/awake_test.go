@@ -98,18 +98,8 @@ func awake(kind, base string) {
 	}
 	open(0) // what is shared by all
 	before := look()
-	var group sync.WaitGroup
-	slots := make(chan struct{}, 50)
-	for i := 1; i < connections; i++ {
-		slots <- struct{}{}
-		group.Go(func() {
-			open(i)
-			<-slots
-		})
-	}
-	group.Wait()
-	time.Sleep(time.Second) // until what connecting needed has gone
-	look()                  // collects it
+	openAll(connections, open)
+	look() // collects it
 	began, used := time.Now(), processorTime()
 	time.Sleep(*awakeTime)
 	f := awakeness{Processor: processorTime() - used, Took: time.Since(began)}

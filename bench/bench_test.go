@@ -494,6 +494,18 @@ func idle(kind, base string) {
 	}
 	open(0) // what is shared by all
 	before := look()
+	openAll(connections, open)
+	after := look()
+	_ = json.NewEncoder(os.Stdout).Encode(footprint{
+		(after.Heap - before.Heap) / (connections - 1),
+		(after.Resident - before.Resident) / (connections - 1),
+		(after.Goroutines - before.Goroutines) / (connections - 1),
+	})
+	runtime.KeepAlive(keep)
+}
+
+// openAll opens connections 1 and up, fifty at a time.
+func openAll(connections int, open func(i int)) {
 	var group sync.WaitGroup
 	slots := make(chan struct{}, 50)
 	for i := 1; i < connections; i++ {
@@ -505,13 +517,6 @@ func idle(kind, base string) {
 	}
 	group.Wait()
 	time.Sleep(time.Second) // until what connecting needed has gone
-	after := look()
-	_ = json.NewEncoder(os.Stdout).Encode(footprint{
-		(after.Heap - before.Heap) / (connections - 1),
-		(after.Resident - before.Resident) / (connections - 1),
-		(after.Goroutines - before.Goroutines) / (connections - 1),
-	})
-	runtime.KeepAlive(keep)
 }
 
 func look() footprint {
