@@ -141,24 +141,40 @@ func TestCallerIsDisconnectedDuringTheirAttempt(t *testing.T) {
 	}
 }
 
-// A caller makes the attempt itself: no goroutine is there but the readers of sockets.
+// C1: a caller makes the attempt that they wait for, and none that is under way already.
 func TestCallerMakesTheAttempt(t *testing.T) {
 	c, source, silent := callerWorld(t)
+	post := func() *call {
+		k := c.connectCall(User{ID: "john"}, []byte(`{"id":"john"}`), source)
+		k.answer = make(chan result, 1)
+		c.post(&note{call: k}) // taken when it returns: nobody else owns the inbox
+		return k
+	}
 	ended := c.connectLater(t.Context(), source)
 	peer := <-silent
-	c.NetworkLost() // its owner is this goroutine, until it returns
+	c.NetworkLost()
 	gone(peer)
-	k := c.connectCall(User{ID: "john"}, []byte(`{"id":"john"}`), source)
-	k.answer = make(chan result, 1)
 	c.NetworkAvailable() // begins an attempt on a goroutine of its own
-	c.post(&note{call: k})
-	if k.attempt != nil {
+	second := post()
+	if second.attempt != nil {
 		t.Error("the attempt under way is made twice")
 	}
 	if o := <-ended; o.err != nil {
 		t.Error(o.err)
 	}
-	if r := <-k.answer; r.err != nil {
+	if r := <-second.answer; r.err != nil {
 		t.Error(r.err)
+	}
+
+	if err := c.Disconnect(t.Context(), KeepPersistence); err != nil {
+		t.Fatal(err)
+	}
+	third := post()
+	if third.attempt == nil {
+		t.Fatal("another goroutine makes the attempt")
+	}
+	third.attempt()
+	if r := <-third.answer; r.err != nil || r.session.id == "" {
+		t.Errorf("the call that made the attempt got %v", r.err)
 	}
 }
