@@ -577,6 +577,9 @@ func (s *subject) call(kind string, limit time.Duration, f func(context.Context)
 	s.mu.Lock()
 	*open++
 	s.mu.Unlock()
+	if kind == "connect" {
+		s.waiting(1)
+	}
 	go func() {
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -594,10 +597,20 @@ func (s *subject) call(kind string, limit time.Duration, f func(context.Context)
 		if err != nil && !documented[kind](err) {
 			s.fail("M4", "Conn %d: a call (%s) ended in %T: %v", s.n, kind, err, err)
 		}
+		if kind == "connect" {
+			s.waiting(-1)
+		}
 		s.mu.Lock()
 		*open--
 		s.mu.Unlock()
 	}()
+}
+
+// waiting counts the calls that connect.
+func (s *subject) waiting(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waits += n
 }
 
 func (s *subject) request(ctx context.Context) error {
@@ -634,7 +647,9 @@ func (s *subject) keep(deadline time.Time) {
 				}
 			}
 			s.wants(true)
+			s.waiting(1)
 			_, err := connect(ctx, chatconn.User{ID: f.user}, f)
+			s.waiting(-1)
 			s.w.note("%d: keep returns %v", s.n, err)
 		}
 		select {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing/synctest"
@@ -35,9 +36,11 @@ type subject struct {
 
 	mu        sync.Mutex
 	dialMode  string
-	dialTimes int // for so many dials
-	calls     int // that have not returned
-	requests  int // of API requests; they are the caller's, and outlive Close until their contexts end
+	dialTimes int  // for so many dials
+	calls     int  // that have not returned
+	waits     int  // of these, and of the player's own, that connect
+	met       bool // the user who is set has been Connected
+	requests  int  // of API requests; they are the caller's, and outlive Close until their contexts end
 	dials     map[*dialling]struct{}
 	ends      map[*endpoint]struct{} // not closed yet
 	latest    *endpoint
@@ -50,6 +53,8 @@ type subject struct {
 	window time.Time
 	made   int
 	grants int
+	word   time.Duration // the Retry-After of the answer to the latest dial
+	told   time.Time     // before which there must be no attempt for that
 
 	// T2: what justifies a load, what was loaded, and which tokens are dead.
 	reasons []time.Time
@@ -66,7 +71,10 @@ type death struct {
 	why     string
 }
 
-type dialling struct{ ctx context.Context }
+type dialling struct {
+	ctx  context.Context
+	left time.Time // the context ended
+}
 
 // loading is one call of a source.
 type loading struct {
@@ -219,6 +227,9 @@ func (s *subject) limit(ctx context.Context) error {
 		}
 		s.attempts = s.attempts[n-most:]
 	}
+	if now.Before(s.told) {
+		s.fail("R1", "Conn %d: an attempt %v before the time that the server asked for", s.n, s.told.Sub(now))
+	}
 	// R1: one for the cause, one that waits 0 to 5 s, then one for every 5 s.
 	if allowed := 3 + s.grants + int(now.Sub(s.window)/(5*time.Second)); s.made > allowed {
 		s.fail("R1", "Conn %d: %d attempts within %v of the last local cause; %d are allowed", s.n, s.made, now.Sub(s.window), allowed)
@@ -236,11 +247,18 @@ func (s *subject) dial(ctx context.Context, network, addr string) (net.Conn, err
 	}
 	w := s.w
 	w.count(&w.tally.Dials)
-	d := &dialling{ctx}
+	d := &dialling{ctx: ctx}
 	s.mu.Lock()
 	if live, dials := s.live(); live+dials > 0 {
 		s.fail("M1", "Conn %d dials beside %d sockets and %d dials", s.n, live, dials)
 	}
+	// Nobody waits for a dial that ignores the end of its context, but for a moment.
+	for other := range s.dials {
+		if since := time.Since(other.left); !other.left.IsZero() && since < time.Second {
+			s.fail("M1", "Conn %d dials %v after the end of a dial that has not returned", s.n, since)
+		}
+	}
+	s.word = 0
 	mode := ""
 	if s.dialTimes > 0 {
 		s.dialTimes--
@@ -250,7 +268,13 @@ func (s *subject) dial(ctx context.Context, network, addr string) (net.Conn, err
 	release := w.release
 	s.mu.Unlock()
 	w.note("%d: dials %s", s.n, mode)
+	stop := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		d.left = time.Now()
+	})
 	defer func() {
+		stop()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.dials, d)
@@ -346,9 +370,14 @@ func (e *endpoint) Read(p []byte) (int, error) {
 func (e *endpoint) receive(p []byte) {
 	e.came = append(e.came, p...)
 	if !e.answered {
-		_, rest, whole := bytes.Cut(e.came, []byte("\r\n\r\n"))
+		head, rest, whole := bytes.Cut(e.came, []byte("\r\n\r\n"))
 		if !whole {
 			return
+		}
+		if _, wait, found := bytes.Cut(head, []byte("\r\nRetry-After: ")); found && !bytes.HasPrefix(head, []byte("HTTP/1.1 101")) {
+			seconds, _, _ := bytes.Cut(wait, []byte("\r\n"))
+			n, _ := strconv.Atoi(string(seconds))
+			e.s.word = time.Duration(n) * time.Second
 		}
 		e.came, e.answered = slices.Clone(rest), true
 	}
@@ -605,11 +634,20 @@ func (s *subject) inspect() {
 			s.fail("C7", "Conn %d has not closed a connection %v after its close frame", s.n, now.Sub(e.over))
 		}
 	}
+	stats := s.conn.Stats()
+	switch {
+	case (state == fsm.Connected || state == fsm.Offline) && s.waits != 0:
+		s.fail("C1", "Conn %d is %v, and %d calls that connect have not returned", s.n, state, s.waits)
+	case (state == fsm.Connected || state == fsm.Offline) && stats.Waiting != 0:
+		s.fail("Q2", "Conn %d is %v, and %d requests wait", s.n, state, stats.Waiting)
+	case state != fsm.Offline && !s.met && s.waits == 0:
+		s.fail("C1", "Conn %d is %v for a user who was never Connected, and for whom nobody waits", s.n, state)
+	}
 	if state != s.change.To {
 		s.fail("O1", "Conn %d is %v, and its watcher was told %v", s.n, state, s.change.To)
 	}
-	if bugs := s.conn.Stats().Bugs; bugs != 0 {
-		s.fail("M2", "Conn %d: %d events that the table refuses", s.n, bugs)
+	if stats.Bugs != 0 {
+		s.fail("M2", "Conn %d: %d events that the table refuses", s.n, stats.Bugs)
 	}
 }
 
@@ -620,9 +658,16 @@ func (s *subject) took(step recording.Step) {
 	if step.Loads {
 		s.counted.loads++
 	}
+	if step.To == fsm.Connected {
+		s.met = true
+	}
+	if step.From == fsm.Connecting && step.Event == fsm.Dropped && s.word > 0 { // R1, E: whatever comes then, but for a new user
+		s.told = step.Time.Add(min(s.word, 5*time.Minute))
+	}
 	switch step.Event {
 	case fsm.Connect, fsm.ConnectHeld:
 		if step.From == fsm.Offline { // a new cache, which knows of no refusal
+			s.told = time.Time{}
 			for token, d := range s.dead {
 				d.refused = false
 				s.dead[token] = d
@@ -645,6 +690,7 @@ func (s *subject) took(step recording.Step) {
 		}
 	}
 	for _, a := range step.Actions {
+		s.met = s.met && a != fsm.ForgetUser
 		switch {
 		case s.token == "":
 		case a == fsm.DropToken || a == fsm.RefuseToken || a == fsm.ForgetUser:
