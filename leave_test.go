@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -594,6 +595,71 @@ func TestLeavingCallsMeet(t *testing.T) {
 					}
 				}
 				w.nothingHappens(s)
+			})
+		})
+	}
+}
+
+// stuck is a connection whose writes may get stuck, until it is closed.
+type stuck struct {
+	net.Conn
+	hold   *atomic.Pointer[chan struct{}] // writes wait for its end; nil: they go out
+	closed chan struct{}
+	once   *sync.Once
+}
+
+func (s stuck) Write(p []byte) (int, error) {
+	if hold := s.hold.Load(); hold != nil {
+		select {
+		case <-*hold:
+		case <-s.closed:
+			return 0, net.ErrClosed
+		}
+	}
+	return s.Conn.Write(p)
+}
+
+func (s stuck) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return s.Conn.Close()
+}
+
+// M1: a dial begins when the close frame of the socket before is out, or when its
+// time is over.
+func TestDialAwaitsTheCloseFrame(t *testing.T) {
+	for _, c := range []struct{ free, want time.Duration }{{0, 0}, {300 * time.Millisecond, 300 * time.Millisecond}, {time.Hour, time.Second}} {
+		t.Run(c.free.String(), func(t *testing.T) {
+			var hold atomic.Pointer[chan struct{}]
+			var dialled []time.Time
+			inWorld(t, func(cfg *chatconn.Config) {
+				dial := cfg.DialContext
+				cfg.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					dialled = append(dialled, time.Now())
+					conn, err := dial(ctx, network, addr)
+					if len(dialled) == 1 && err == nil {
+						conn = stuck{conn, &hold, make(chan struct{}), new(sync.Once)}
+					}
+					return conn, err
+				}
+			}, func(w *world) {
+				w.login(w.source("john"))
+				time.Sleep(10 * time.Second)
+				free := make(chan struct{})
+				hold.Store(&free)
+				began := time.Now()
+				time.AfterFunc(c.free, func() {
+					hold.Store(nil)
+					close(free)
+				})
+				w.conn.Background()
+				w.conn.Foreground()
+				time.Sleep(c.want + time.Millisecond)
+				synctest.Wait()
+				if len(dialled) != 2 || dialled[1].Sub(began) != c.want {
+					w.Errorf("dials at %v, want one %v after %v", dialled, c.want, began)
+				}
+				w.be(fsm.Connected)
+				w.close()
 			})
 		})
 	}
