@@ -8,8 +8,11 @@ func (c *Conn) SetMachine(m *fsm.Machine) { c.machine = m }
 // Under is what is under way of each kind, and how many timers run for it.
 type Under struct{ Waits, Loads, Dials, Sockets, Timers int }
 
-// UnderWay tells what is under way. Only for when nothing moves.
+// UnderWay tells what is under way. Only for when nothing moves; the lock is for the
+// race detector, which cannot know that.
 func (c *Conn) UnderWay() (u Under) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for k, n := range map[kind]*int{waiting: &u.Waits, loading: &u.Loads, dialing: &u.Dials, serving: &u.Sockets} {
 		if w := c.under[k]; w != nil {
 			*n++

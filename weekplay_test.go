@@ -43,19 +43,19 @@ type tally struct {
 // chaos is a world in which a schedule is played: a server, a network and Conns
 // whose every contact with the world is watched.
 type chaos struct {
-	net     *memnet.Network
-	server  *devserver.Server
-	began   time.Time
-	rate    time.Duration // between two dials of all Conns; zero: no limit
-	all     []*subject
-	release chan struct{} // closed when what hangs is to hang no longer; made anew by a calm
+	net    *memnet.Network
+	server *devserver.Server
+	began  time.Time
+	rate   time.Duration // between two dials of all Conns; zero: no limit
+	all    []*subject
 
 	silent  map[string]bool // faults that stand and leave somebody waiting
 	expired bool            // tokens were refused since the last calm
 	serial  int             // of emitted events
 
 	mu      sync.Mutex
-	next    time.Time // when DialLimit lets the next dial through
+	release chan struct{} // closed when what hangs is to hang no longer; made anew by a calm
+	next    time.Time     // when DialLimit lets the next dial through
 	history []string
 	guilty  int
 	tally   tally
@@ -175,8 +175,17 @@ func (w *chaos) heal() {
 		}
 		s.mu.Unlock()
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	close(w.release)
 	w.release = make(chan struct{})
+}
+
+// released is closed by the next calm.
+func (w *chaos) released() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.release
 }
 
 // calm ends all faults and waits until everybody must be Connected again.

@@ -265,7 +265,7 @@ func (s *subject) dial(ctx context.Context, network, addr string) (net.Conn, err
 		mode = s.dialMode
 	}
 	s.dials[d] = struct{}{}
-	release := w.release
+	release := w.released()
 	s.mu.Unlock()
 	w.note("%d: dials %s", s.n, mode)
 	stop := context.AfterFunc(ctx, func() {
@@ -493,7 +493,7 @@ func (f *flaky) Token(ctx context.Context) (token string, err error) {
 	w.count(&w.tally.Loads)
 	l := &loading{began: time.Now()}
 	s.mu.Lock()
-	mode, span, release := "", f.span, w.release
+	mode, span, release := "", f.span, w.released()
 	if f.times > 0 {
 		f.times--
 		mode = f.mode
