@@ -279,6 +279,7 @@ func (s *subject) dial(ctx context.Context, network, addr string) (net.Conn, err
 		defer s.mu.Unlock()
 		delete(s.dials, d)
 	}()
+	deaf := false
 	switch mode {
 	case "fail":
 		return nil, errNoWay
@@ -294,15 +295,22 @@ func (s *subject) dial(ctx context.Context, network, addr string) (net.Conn, err
 		case <-release:
 		case <-time.After(20 * time.Second):
 		}
-		ctx = context.WithoutCancel(ctx)
+		deaf = true
 	}
-	conn, err := w.net.DialContext(ctx, network, addr)
+	open := ctx
+	if deaf {
+		open = context.WithoutCancel(ctx)
+	}
+	conn, err := w.net.DialContext(open, network, addr)
 	if err != nil {
 		return nil, err
 	}
 	e := &endpoint{Conn: conn, s: s, read: time.Now()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if deaf && ctx.Err() != nil { // nobody waits for it any more: it is closed, and no socket
+		e.over = e.read
+	}
 	s.ends[e] = struct{}{}
 	return e, nil
 }
