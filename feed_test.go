@@ -294,8 +294,7 @@ func TestDecode(t *testing.T) {
 
 // O2, C8: events that arrived together are handed over together: at the pause, when
 // the batch is full, and before another socket is listened to or another
-// reader comes. Those that a purge
-// finds count as lost.
+// reader comes. Those that a purge finds count as lost.
 func TestEventsAreHandedOverTogether(t *testing.T) {
 	var lost atomic.Int64
 	h := hub{lost: func(n int) { lost.Add(int64(n)) }}

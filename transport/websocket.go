@@ -44,6 +44,9 @@ const (
 	joinBuffer = 64 << 10
 	// maxPooledBuffer keeps one long message from occupying the pool for good.
 	maxPooledBuffer = 128 << 10
+	// emptyReads in a row, which io.Reader discourages, are an error: the program's
+	// connection would keep a processor busy.
+	emptyReads = 100
 )
 
 var (
@@ -256,7 +259,7 @@ func (l *link) joinedLen() int {
 	return len(*l.joined)
 }
 
-// more reads once. An error that comes with bytes comes again with the next read.
+// more reads once, or until something comes. An error that comes with bytes comes again with the next read.
 func (l *link) more() error {
 	if l.from == l.to {
 		l.from, l.to = 0, 0
@@ -273,7 +276,14 @@ func (l *link) more() error {
 	if l.pause != nil {
 		l.pause()
 	}
-	n, err := l.wire.Conn.Read(l.buf[l.to:])
+	var n int
+	var err error
+	for range emptyReads {
+		if n, err = l.wire.Conn.Read(l.buf[l.to:]); n != 0 || err != nil {
+			break
+		}
+		err = io.ErrNoProgress
+	}
 	l.full = n == len(l.buf)-l.to
 	l.to += n
 	if n > 0 || err == nil {

@@ -206,6 +206,28 @@ func TestLongestLengthWithoutALimit(t *testing.T) {
 	}
 }
 
+// idler is a connection that reads nothing over and over.
+type idler struct{ *pipe }
+
+func (i idler) Read(b []byte) (int, error) {
+	if len(i.says) == 0 {
+		return 0, nil
+	}
+	return i.pipe.Read(b)
+}
+
+// S4: a connection of the program's own that brings neither bytes nor an error ends.
+func TestEmptyReads(t *testing.T) {
+	var l link
+	l.begin(&wire{Conn: idler{&pipe{says: rawFrame(0x81, "a"), piece: 1}}}, func(bool, []byte) {})
+	if message, _, err := l.next(1 << 20); string(message) != "a" || err != nil {
+		t.Errorf("%q, %v", message, err)
+	}
+	if _, _, err := l.next(1 << 20); !errors.Is(err, io.ErrNoProgress) {
+		t.Errorf("ends with %v", err)
+	}
+}
+
 // Frames that a client writes are masked, whole, and what gorilla's server reads.
 func TestWrittenFrames(t *testing.T) {
 	for _, n := range []int{0, 1, 125, 126, 0xffff, 0x10000} {
