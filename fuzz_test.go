@@ -191,7 +191,7 @@ func (f *fate) token(ctx context.Context, _ int) error {
 func FuzzConn(f *testing.F) {
 	for i := range happenings { // each of them once, in a life that connects
 		f.Add([]byte{0, 0, 40, 0, byte(i), 0, 41, 20, byte(i), 1, 41, 200})
-		f.Add([]byte{byte(i), 2, 0, 0, 43, 1, byte(i), 4})
+		f.Add([]byte{byte(i), 2, 0, 0, 42, 1, byte(i), 4})
 	}
 	f.Add([]byte{0, 0, 36, 0, 41, 255, 10, 0, 12, 0, 36, 1, 13, 0, 11, 0, 8, 0, 0, 1, 41, 10, 9, 0, 0, 0})
 	const most = 2 * 60
