@@ -5,6 +5,10 @@ import "github.com/chatconn/chatconn/fsm"
 // SetMachine gives a new Conn another machine, such as a mutant.
 func (c *Conn) SetMachine(m *fsm.Machine) { c.machine = m }
 
+// OwnDials makes a new Conn dial as if its DialContext were our own code, so that a
+// caller may make an attempt. API requests need an HTTPTransport then.
+func (c *Conn) OwnDials() { c.cfg.DialContext, c.cfg.DialLimit = nil, nil }
+
 // Under is what is under way of each kind, and how many timers run for it.
 type Under struct{ Waits, Loads, Dials, Sockets, Timers int }
 

@@ -74,7 +74,7 @@ func befall(t *testing.T, s schedule) {
 		}
 		w.serve()
 		for n := range s.conns {
-			w.all = append(w.all, w.subject(n, s.seed%2 == 0))
+			w.all = append(w.all, w.subject(n, s.seed%2 == 0, s.seed%4 == 2))
 		}
 		for i, item := range s.items {
 			w.until(item.at)

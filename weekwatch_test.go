@@ -27,6 +27,7 @@ import (
 type subject struct {
 	w       *chaos
 	n       int
+	own     bool // its dials are not the program's
 	conn    *chatconn.Conn
 	client  *http.Client
 	lines   *io.PipeWriter // the recording
@@ -82,9 +83,12 @@ type loading struct {
 	good               bool
 }
 
-func (w *chaos) subject(n int, tapped bool) *subject {
+// subject makes a Conn. Its requests go through a transport of the program's, or
+// through its own, which dials through DialContext as well. What opens its sockets is
+// the program's code, or, without a dialer and a limit of the program's, a caller's.
+func (w *chaos) subject(n int, tapped, own bool) *subject {
 	s := &subject{
-		w: w, n: n, dials: map[*dialling]struct{}{}, ends: map[*endpoint]struct{}{}, dead: map[string]death{}, window: time.Now(),
+		w: w, n: n, own: own, dials: map[*dialling]struct{}{}, ends: map[*endpoint]struct{}{}, dead: map[string]death{}, window: time.Now(),
 	}
 	for i, name := range []string{"u", "v"} {
 		s.sources[i] = &flaky{s: s, user: fmt.Sprint(name, n)}
@@ -94,12 +98,15 @@ func (w *chaos) subject(n int, tapped bool) *subject {
 	cfg := chatconn.Config{
 		APIKey: w.server.APIKey(), BaseURL: w.server.URL(), DialContext: s.dial, DialLimit: s.limit, Record: lines,
 	}
-	if tapped { // else the Conn's own, which dials through DialContext as well
+	if tapped {
 		cfg.HTTPTransport = &http.Transport{DialContext: w.net.DialContext, DisableKeepAlives: true}
 	}
 	var err error
 	if s.conn, err = chatconn.New(cfg); err != nil {
 		panic(err)
+	}
+	if own {
+		s.conn.OwnDials()
 	}
 	s.client = s.conn.HTTPClient()
 	go func() {
@@ -246,6 +253,11 @@ func (s *subject) dial(ctx context.Context, network, addr string) (net.Conn, err
 		return s.w.net.DialContext(ctx, network, addr)
 	}
 	w := s.w
+	if s.own {
+		if err := s.limit(ctx); err != nil {
+			return nil, err
+		}
+	}
 	w.count(&w.tally.Dials)
 	d := &dialling{ctx: ctx}
 	s.mu.Lock()
@@ -263,6 +275,9 @@ func (s *subject) dial(ctx context.Context, network, addr string) (net.Conn, err
 	if s.dialTimes > 0 {
 		s.dialTimes--
 		mode = s.dialMode
+	}
+	if s.own && mode != "" { // which obeys its context and never panics
+		mode = map[bool]string{true: "block", false: "fail"}[mode == "block" || mode == "hold"]
 	}
 	s.dials[d] = struct{}{}
 	release := w.released()
@@ -682,6 +697,7 @@ func (s *subject) took(step recording.Step) {
 			}
 		}
 	case fsm.TokenRefused, fsm.TokenUntimely, fsm.RequestRefused, fsm.Denied:
+		s.told = time.Time{} // E: the first refusal brings a load and an attempt at once
 		w.count(&w.tally.Refusals)
 		s.reasons = append(s.reasons, step.Time)
 	case fsm.Unhealthy:
