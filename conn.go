@@ -98,7 +98,7 @@ type counters struct {
 // Stats are counters of one Conn, from New on, and what holds now.
 type Stats struct {
 	State        fsm.State
-	Attempts     uint64    // dials
+	Attempts     uint64    // attempts that came to a dial; one that is begun anew counts once
 	Reconnects   uint64    // sockets opened after a user's first
 	Loads        uint64    // calls of token sources
 	Replays      uint64    // API requests sent a second time with a fresh token

@@ -136,7 +136,7 @@ type counter struct {
 
 func (d detail) Counters() []counter {
 	return []counter{
-		{"attempts", "attempts", "dials", d.Attempts},
+		{"attempts", "attempts", "attempts that came to a dial", d.Attempts},
 		{"reconnects", "reconnects", "sockets opened after a user's first", d.Reconnects},
 		{"loads", "token loads", "calls of token sources", d.Loads},
 		{"waiting", "waiting", "API requests that wait for a token", d.Waiting},
