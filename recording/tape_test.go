@@ -105,9 +105,10 @@ func TestTapeTakesItsOwnLines(t *testing.T) {
 	tape := tapeOf(t, 10, life[:5])
 	before := written(t, tape)
 	changed := bytes.Replace(life[5], []byte(`"time":"2`), []byte(`"time":"1`), 1)
+	head, _, _ := strings.Cut(written(t, tapeOf(t, 1, life[:9])), "\n")
 	for what, line := range map[string][]byte{
 		"garbage": []byte("garbage\n"), "nothing": nil, "another connection": other[7], "again": life[4], "earlier": life[1],
-		"changed": changed, "a head": []byte(written(t, tapeOf(t, 1, life[:9])))[:140],
+		"changed": changed, "a head": []byte(head),
 	} {
 		if n, err := tape.Write(line); n != 0 || err == nil {
 			t.Errorf("%s: %d, %v", what, n, err)
@@ -128,6 +129,9 @@ func TestTapeTakesItsOwnLines(t *testing.T) {
 		t.Errorf("%d lines are kept, up to %d", len(got), got[len(got)-1].Seq)
 	}
 	var empty Tape
+	if n, err := empty.Write([]byte(head)); n != 0 || err == nil || empty.conn != "" {
+		t.Errorf("a head on a new tape: %d, %v; it is of connection %q now", n, err, empty.conn)
+	}
 	if _, ok := empty.Last(); ok || empty.After(0) != nil || written(t, &empty) != "" {
 		t.Error("a tape on which nothing is holds something")
 	}
