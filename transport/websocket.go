@@ -36,9 +36,9 @@ const (
 	// idleRead is what an idle connection keeps for reading, which counts ten
 	// thousand times. A health check fits.
 	idleRead = 256
-	// busyRead is what a busy one reads at once: some thirty events of 1 KiB. It is
+	// busyRead is what a busy one reads at once: some sixty events of 1 KiB. It is
 	// borrowed while bytes are in it or more are sure to be there.
-	busyRead = 32 << 10
+	busyRead = 64 << 10
 	// joinBuffer is where a message is put together that comes in fragments or is
 	// longer than busyRead. It is borrowed for one message, and grows with it.
 	joinBuffer = 64 << 10
