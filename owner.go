@@ -247,8 +247,9 @@ func (c *Conn) takeLeave(n *note) {
 	n.call.answer <- result{err: err}
 	if w := c.under[dialing]; w != nil && w.by == n.call {
 		// The attempt goes on for others, and so must this caller.
+		left := w.within - w.age()
 		c.abandon(dialing)
-		c.dial()
+		c.dial(left)
 	}
 }
 
@@ -356,11 +357,11 @@ func (c *Conn) do(a fsm.Action, n *note) {
 		c.tickets.release(c)
 	case fsm.Dial:
 		c.count.attempts.Add(1)
-		c.dial()
+		c.dial(c.cfg.AttemptTimeout)
 	case fsm.Redial:
 		if w := c.under[dialing]; w != nil && w.age() >= max(oldDial, c.cfg.MinDialInterval) {
 			c.abandon(dialing)
-			c.dial()
+			c.dial(c.cfg.AttemptTimeout)
 		}
 	case fsm.Listen:
 		c.listen(n)

@@ -20,6 +20,7 @@ import (
 	"github.com/chatconn/chatconn"
 	"github.com/chatconn/chatconn/devserver"
 	"github.com/chatconn/chatconn/fsm"
+	"github.com/chatconn/chatconn/tokens"
 )
 
 // dials counts the dials of one or more Conns, by their times.
@@ -541,6 +542,45 @@ func TestRetryLimitCountsNoAnswers(t *testing.T) {
 		}
 		if now, open := w.conn.Session(); !open || now.ConnectionID != session.ConnectionID {
 			w.Error("the socket did not stay open")
+		}
+		w.close()
+	})
+}
+
+// R4: an attempt that goes on for others, since the caller who made it has left, has
+// what is left of its time.
+func TestR4_AttemptThatChangesHands(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.conn.OwnDials()
+		w.server.Silence(true)
+		source := tokens.Static(w.server.Token("john", time.Hour))
+		connect := func(limit time.Duration) <-chan error {
+			ctx, cancel := context.WithTimeout(w.Context(), limit)
+			failed := make(chan error, 1)
+			go func() {
+				defer cancel()
+				_, err := w.conn.ConnectUser(ctx, chatconn.User{ID: "john"}, source)
+				failed <- err
+			}()
+			synctest.Wait()
+			return failed
+		}
+		began := time.Now()
+		first, second := connect(10*time.Second), connect(time.Minute)
+		for c := range w.conn.Watch(w.Context()) {
+			if c.Event == fsm.Dropped {
+				break
+			}
+		}
+		if took := time.Since(began); took != 15*time.Second {
+			w.Errorf("the attempt was given up after %v", took)
+		}
+		if err := <-first; !errors.Is(err, context.DeadlineExceeded) {
+			w.Error(err)
+		}
+		w.server.Heal()
+		if err := <-second; err != nil {
+			w.Error(err)
 		}
 		w.close()
 	})

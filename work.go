@@ -41,6 +41,7 @@ type work struct {
 	sent   json.RawMessage           // the user's details that a dial sends; nil: only the id
 	turned atomic.Pointer[time.Time] // when it was a dial's turn; nil: it waits for that
 	done   chan struct{}             // closed when nothing of it is left
+	within time.Duration             // a dial's time, from its turn on
 	by     *call                     // the caller who makes a dial; nil: a goroutine of its own
 }
 
@@ -167,8 +168,8 @@ func (c *Conn) load() {
 // the link may be whole for long before the peer hears of it.
 const oldDial = 2 * time.Second
 
-// dial opens a socket, once the close frame of the one before is out.
-func (c *Conn) dial() {
+// dial opens a socket within a time, once the close frame of the one before is out.
+func (c *Conn) dial(within time.Duration) {
 	c.pace.began = time.Now() // again: its token may have taken long
 	l := c.login
 	before := slices.DeleteFunc([]<-chan struct{}{c.dialled, c.hung}, func(over <-chan struct{}) bool {
@@ -178,9 +179,9 @@ func (c *Conn) dial() {
 	if len(before) > 0 || c.cfg.DialLimit != nil {
 		ctx, cancel = context.WithCancel(ctx) // the deadline is set when the wait is over
 	} else {
-		ctx, cancel = context.WithTimeout(ctx, c.cfg.AttemptTimeout)
+		ctx, cancel = context.WithTimeout(ctx, within)
 	}
-	w := c.begin(&work{kind: dialing, cancel: cancel, done: make(chan struct{}), token: c.token, user: l.user})
+	w := c.begin(&work{kind: dialing, within: within, cancel: cancel, done: make(chan struct{}), token: c.token, user: l.user})
 	if !bytes.Equal(l.sent, l.details) {
 		w.sent = l.details
 	}
@@ -254,12 +255,12 @@ func (c *Conn) open(ctx context.Context, w *work, anonymous bool, n *note) error
 	w.turned.Store(&now)
 	if c.cfg.takesPart() {
 		const grace = 100 * time.Millisecond // for an attempt that obeys, to say what it was doing
-		left := time.AfterFunc(c.cfg.AttemptTimeout+grace, func() { c.post(&note{work: w, err: errOverdue}) })
+		left := time.AfterFunc(w.within+grace, func() { c.post(&note{work: w, err: errOverdue}) })
 		defer left.Stop()
 	}
 	if _, limited := ctx.Deadline(); !limited {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.cfg.AttemptTimeout)
+		ctx, cancel = context.WithTimeout(ctx, w.within)
 		defer cancel()
 	}
 	login := transport.Login{UserID: w.user.ID, Details: w.sent, AuthType: "jwt", Token: w.token.Reveal()}
