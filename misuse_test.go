@@ -745,7 +745,11 @@ func randomCalls(w *world, length, pause time.Duration) {
 		group.Go(func() {
 			for ctx.Err() == nil {
 				short, cancel := context.WithTimeout(ctx, rand.N(pause))
-				calls[rand.N(len(calls))](short, w, s)
+				var source tokens.Source = s
+				if rand.N(2) == 0 { // with a token at hand a caller makes the attempt itself
+					source = tokens.Static(w.server.Token("john", 0))
+				}
+				calls[rand.N(len(calls))](short, w, source)
 				cancel()
 				time.Sleep(rand.N(pause))
 			}
