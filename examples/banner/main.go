@@ -117,7 +117,7 @@ func run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	shown := make(chan bool)
+	shown := make(chan bool, 8) // more than this shows: nobody may be there to read the last ones
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
