@@ -352,6 +352,9 @@ func (l *link) write(op byte, payload []byte, deadline time.Time) error {
 		return err
 	}
 	_, err := l.wire.Write(frame)
+	if err == nil {
+		_ = l.wire.SetWriteDeadline(time.Time{}) // else its timer wakes the process for nothing
+	}
 	return err
 }
 
