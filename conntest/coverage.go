@@ -104,6 +104,18 @@ func (c *Coverage) Check(min float64, except ...Cell) error {
 	return nil
 }
 
+// mark is what a matrix shows for a cell: how often it was walked, or that it was not,
+// or that it is refused.
+func (c *Coverage) mark(cell Cell, missing, refused string) string {
+	if n := c.Walks(cell); n > 0 {
+		return fmt.Sprint(n)
+	}
+	if _, verdict := fsm.Next(cell.From, cell.Event); verdict == fsm.Refuse {
+		return refused
+	}
+	return missing
+}
+
 // String is the matrix of states and events with the number of walks; a dot
 // stands for a cell that is refused, a dash for one that was not walked.
 func (c *Coverage) String() string {
@@ -115,13 +127,7 @@ func (c *Coverage) String() string {
 	for _, e := range fsm.Events() {
 		fmt.Fprintf(&b, "\n%-20s", e)
 		for _, s := range fsm.States() {
-			mark := "-"
-			if n := c.Walks(Cell{s, e}); n > 0 {
-				mark = fmt.Sprint(n)
-			} else if _, verdict := fsm.Next(s, e); verdict == fsm.Refuse {
-				mark = "."
-			}
-			fmt.Fprintf(&b, " %10s", mark)
+			fmt.Fprintf(&b, " %10s", c.mark(Cell{s, e}, "-", "."))
 		}
 	}
 	fmt.Fprintf(&b, "\n%.1f %% of %d cells\n", c.Percent(), len(Cells()))
@@ -139,13 +145,7 @@ func (c *Coverage) Markdown() string {
 	for _, e := range fsm.Events() {
 		fmt.Fprintf(&b, "| %v |", e)
 		for _, s := range fsm.States() {
-			mark := "**0**"
-			if n := c.Walks(Cell{s, e}); n > 0 {
-				mark = fmt.Sprint(n)
-			} else if _, verdict := fsm.Next(s, e); verdict == fsm.Refuse {
-				mark = "✗"
-			}
-			fmt.Fprintf(&b, " %s |", mark)
+			fmt.Fprintf(&b, " %s |", c.mark(Cell{s, e}, "**0**", "✗"))
 		}
 		b.WriteByte('\n')
 	}
