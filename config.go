@@ -8,10 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/chatconn/chatconn/internal/loopback"
 )
 
 // DefaultBaseURL is the service that a Config without a BaseURL talks to.
@@ -109,7 +110,7 @@ func (cfg *Config) complete() (base *url.URL, err error) {
 	if base, err = parseBase(cfg.BaseURL); err != nil {
 		return nil, err
 	}
-	if base.Scheme == "http" && !isLoopback(base.Hostname()) && !cfg.AllowInsecure {
+	if base.Scheme == "http" && !loopback.Is(base.Hostname()) && !cfg.AllowInsecure {
 		return nil, fmt.Errorf("%w: Config.BaseURL is http to a host that is not loopback; use https or AllowInsecure", ErrInsecure)
 	}
 	for _, d := range []struct {
@@ -195,12 +196,4 @@ func parseBase(raw string) (*url.URL, error) {
 	u.Path = strings.TrimRight(u.Path, "/")
 	u.RawPath = ""
 	return u, nil
-}
-
-func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
 }

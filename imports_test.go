@@ -38,9 +38,10 @@ const (
 var places = []place{
 	// The floors know nothing of each other. Each keeps one library to itself.
 	{dir: "fsm", theirs: []string{looplab}, tests: []string{"internal/mutants"}},
-	{dir: "tokens", ours: []string{"internal/object"}, theirs: []string{jwt}},
+	{dir: "tokens", ours: []string{"internal/loopback", "internal/object"}, theirs: []string{jwt}},
 	{dir: "transport", ours: []string{"internal/object"}, theirs: []string{gorilla}, tests: []string{"transport/memnet"}},
 	{dir: "transport/memnet"},
+	{dir: "internal/loopback"},
 	{dir: "internal/object"},
 
 	{dir: "tokens/oauth2", ours: []string{"tokens"}, theirs: []string{oauth2}},
@@ -51,11 +52,11 @@ var places = []place{
 	{dir: "diagrams/internal/...", ours: []string{"diagrams", "fsm"}},
 	{dir: "devserver", ours: []string{"tokens"}, theirs: []string{gorilla}, tests: []string{"transport/memnet"}},
 
-	{dir: ".", ours: []string{"fsm", "recording", "tokens", "transport"}, theirs: []string{backoff}, tests: []string{"...", gorilla}},
+	{dir: ".", ours: []string{"fsm", "internal/loopback", "recording", "tokens", "transport"}, theirs: []string{backoff}, tests: []string{"...", gorilla}},
 
 	{dir: "inspect", ours: []string{".", "diagrams", "fsm", "recording"}, tests: []string{"devserver", "tokens", "transport/memnet"}},
 	{dir: "conntest", ours: []string{".", "devserver", "diagrams", "fsm", "tokens", "transport", "transport/memnet"}},
-	{dir: "cmd/chatconn", ours: []string{".", "conntest", "devserver", "diagrams", "fsm", "inspect", "recording", "tokens", "transport"}, theirs: []string{kong}},
+	{dir: "cmd/chatconn", ours: []string{".", "conntest", "devserver", "diagrams", "fsm", "internal/loopback", "inspect", "recording", "tokens", "transport"}, theirs: []string{kong}},
 
 	{dir: "docs", tests: []string{"devserver"}},
 	{dir: "examples/...", ours: []string{".", "chatapi", "devserver", "diagrams", "examples/internal/follow", "examples/internal/service", "fsm", "tokens"}, tests: []string{"conntest", "transport/memnet"}},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/chatconn/chatconn/fsm"
+	"github.com/chatconn/chatconn/internal/loopback"
 	"github.com/chatconn/chatconn/tokens"
 )
 
@@ -128,7 +129,7 @@ func (c *Conn) fetch(ctx context.Context, l *login) (tokens.Token, error) {
 		}
 	}
 	t, err := l.cache.Load(ctx)
-	if err == nil && t.IsDev() && !c.cfg.AllowDevTokens && !isLoopback(c.base.Hostname()) {
+	if err == nil && t.IsDev() && !c.cfg.AllowDevTokens && !loopback.Is(c.base.Hostname()) {
 		l.cache.Drop()
 		return tokens.Token{}, fmt.Errorf("%w: a development token goes to loopback hosts only; use AllowDevTokens", ErrInsecure)
 	}

@@ -9,9 +9,9 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"strings"
+
+	"github.com/chatconn/chatconn/internal/loopback"
 )
 
 // HTTPOptions says how [HTTP] asks an endpoint. The zero value is a POST
@@ -143,7 +143,7 @@ func (e *endpoint) request(ctx context.Context) (*http.Request, error) {
 		return unusable("URL does not begin with https:// (or http:// for loopback)")
 	case req.URL.Hostname() == "":
 		return unusable("URL names no host")
-	case req.URL.Scheme == "http" && !isLoopback(req.URL.Hostname()) && !e.opts.AllowInsecure:
+	case req.URL.Scheme == "http" && !loopback.Is(req.URL.Hostname()) && !e.opts.AllowInsecure:
 		return nil, fmt.Errorf("%w: the endpoint's URL is http to a host that is not loopback; use https or AllowInsecure", ErrInsecure)
 	}
 	return req, nil
@@ -204,12 +204,4 @@ func whither(resp *http.Response) string {
 func mediaType(resp *http.Response) string {
 	t, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	return t
-}
-
-func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
 }

@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/chatconn/chatconn"
 	"github.com/chatconn/chatconn/inspect"
+	"github.com/chatconn/chatconn/internal/loopback"
 )
 
 // inspectFlags show a command's connection in the browser.
@@ -37,7 +37,7 @@ func (f inspectFlags) serve(out *printer) (*livePage, error) {
 	if err != nil {
 		return nil, usagef("--inspect wants a host and a port, such as 127.0.0.1:0")
 	}
-	if !f.AllowRemote && !isLoopback(host) {
+	if !f.AllowRemote && !loopback.Is(host) {
 		return nil, usagef("--inspect: %s can be reached by other machines; say --allow-remote if that is meant", f.Inspect)
 	}
 	listener, err := net.Listen("tcp", f.Inspect)
@@ -76,20 +76,12 @@ func onlyLocal(next http.Handler) http.Handler {
 		if name, _, err := net.SplitHostPort(host); err == nil {
 			host = name
 		}
-		if !isLoopback(strings.Trim(host, "[]")) {
+		if !loopback.Is(strings.Trim(host, "[]")) {
 			http.Error(w, "this page is at 127.0.0.1 or localhost", http.StatusMisdirectedRequest)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
 }
 
 // inspect says where the page is.
