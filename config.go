@@ -45,7 +45,7 @@ type Config struct {
 	CloseTimeout   time.Duration // the wait for the peer's close frame; 1 s
 	WriteTimeout   time.Duration // one write to the socket; 5 s
 
-	HealthCheckInterval time.Duration // from one sent health check to the next; 25 s; negative: none
+	HealthCheckInterval time.Duration // from one sent health check to the next, at most; 25 s; negative: none
 	HealthTimeout       time.Duration // silence after which a connection is unhealthy; 35 s; negative: never
 
 	RetryFirst      time.Duration // the first delay is uniform over 0 to this, the second about this; 5 s

@@ -35,10 +35,10 @@ type Socket struct {
 	redact func(string) string
 	began  time.Time // moments below are counted from here, by the monotonic clock
 
-	seen    atomic.Int64 // moment of the last received frame
-	probing atomic.Bool  // a Probe waits for a frame
-	quiet   atomic.Bool  // HangUp was called
-	taken   atomic.Bool  // somebody reads: Serve or, without it, the writer that hangs up
+	seen  atomic.Int64 // moment of the last received frame
+	asked atomic.Bool  // a health check is due or was sent, and no frame has come since
+	quiet atomic.Bool  // HangUp was called
+	taken atomic.Bool  // somebody reads: Serve or, without it, the writer that hangs up
 
 	hung, gone chan struct{}
 
@@ -121,17 +121,14 @@ func (s *Socket) Probe() {
 		return
 	}
 	now := s.now()
-	if s.probing.CompareAndSwap(false, true) {
+	if s.probeBy == never {
 		window := s.o.HealthTimeout - s.o.HealthCheckInterval
 		if s.o.HealthCheckInterval <= 0 || s.o.HealthTimeout <= 0 || window <= 0 {
 			window = s.o.WriteTimeout
 		}
 		s.probeBy = now + window
 	}
-	s.checkDue = true
-	if s.o.HealthCheckInterval > 0 {
-		s.checkAt = now + s.o.HealthCheckInterval
-	}
+	s.ask(now)
 	s.armNext()
 	s.send()
 }
@@ -156,8 +153,35 @@ func (s *Socket) now() time.Duration { return time.Since(s.began) }
 // alive notes that a frame has come.
 func (s *Socket) alive() {
 	s.seen.Store(int64(s.now()))
-	if s.probing.Load() {
-		s.probing.Store(false)
+	if s.asked.Load() {
+		s.answered()
+	}
+}
+
+// ask makes a health check due, and the next one later. The caller holds the lock.
+func (s *Socket) ask(now time.Duration) {
+	s.checkDue = true
+	s.asked.Store(true)
+	s.setCheck(now)
+}
+
+// setCheck sets the time of the next health check. The caller holds the lock.
+func (s *Socket) setCheck(now time.Duration) {
+	if every := s.o.HealthCheckInterval; every > 0 {
+		s.checkAt = now + every
+		s.checkAt -= early(s.began.Add(s.checkAt), every)
+	}
+}
+
+// answered sets the timer anew after a sign of life that was asked for: it would find
+// at the moment of the silence that there was none.
+func (s *Socket) answered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked.Store(false)
+	s.probeBy = never
+	if s.err == nil {
+		s.armNext()
 	}
 }
 
@@ -205,10 +229,10 @@ func (s *Socket) hello() *Error {
 		return s.err
 	}
 	s.phase = "open"
-	s.seen.Store(int64(s.now()))
-	if s.o.HealthCheckInterval > 0 {
-		s.checkAt = s.now() + s.o.HealthCheckInterval
-	}
+	now := s.now()
+	s.seen.Store(int64(now))
+	joinOthers()
+	s.setCheck(now)
 	s.armNext()
 	return nil
 }
@@ -353,6 +377,9 @@ func (s *Socket) end(why *Error) {
 		why = &Error{Phase: s.phase, Kind: HungUp}
 	}
 	s.err = why
+	if s.phase == "open" {
+		leaveOthers()
+	}
 	if s.timer != nil && s.timer.Stop() {
 		s.work--
 	}
@@ -402,10 +429,7 @@ func (s *Socket) armNext() {
 	case s.drainBy != never:
 		next = s.drainBy
 	default:
-		next = min(s.checkAt, s.silentAt())
-		if s.probing.Load() {
-			next = min(next, s.probeBy)
-		}
+		next = min(s.checkAt, s.silentAt(), s.probeBy)
 	}
 	if next != never {
 		s.arm(max(next-s.now(), 0))
@@ -444,7 +468,7 @@ func (s *Socket) judge() (writer bool) {
 		return false
 	}
 	if now := s.now(); now >= s.checkAt {
-		s.checkDue, s.checkAt = true, now+s.o.HealthCheckInterval
+		s.ask(now)
 		writer = s.claim()
 	}
 	s.armNext()
@@ -465,7 +489,7 @@ func (s *Socket) overdue() *Error {
 			return nil
 		}
 		e.Kind, e.Err = Network, s.writeErr
-	case s.probing.Load() && now >= s.probeBy:
+	case now >= s.probeBy:
 		e.Kind = Unanswered
 	case now >= s.silentAt():
 		e.Kind = Silent

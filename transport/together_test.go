@@ -1,0 +1,73 @@
+package transport
+
+import (
+	"sync"
+	"testing"
+	"time"
+)
+
+// H1: the checks of many sockets go out together, each 25 ms early at most, and none
+// late; those of few keep to their own time.
+func TestChecksTogether(t *testing.T) {
+	const opening = 5 * time.Millisecond // between two sockets
+	for _, test := range []struct {
+		sockets      int
+		rounds, most int // moments at which checks went out in one round
+	}{
+		{many - 1, 3, many - 1},
+		{200, 3, many - 1 + 28}, // those that were open when there were many go by themselves, the other 137 opened within 28 moments
+	} {
+		var (
+			mu   sync.Mutex
+			sent = map[time.Time]int{}
+		)
+		inBubble(t, speak([]string{hello}, func(p peer) {
+			last := time.Now()
+			for {
+				if _, _, err := p.ReadMessage(); err != nil {
+					return
+				}
+				now := time.Now()
+				mu.Lock()
+				sent[now]++
+				mu.Unlock()
+				gap := now.Sub(last)
+				if least := 25*time.Second - 25*time.Millisecond; gap > 25*time.Second || gap <= least || test.sockets < many && gap != 25*time.Second {
+					t.Errorf("%d sockets: a check %v after the one before", test.sockets, gap)
+				}
+				last = now
+				p.say(`{"type":"health.check","connection_id":"id-1"}`)
+			}
+		}), func(b *bench) {
+			var all []*session
+			for range test.sockets {
+				all = append(all, b.serve())
+				time.Sleep(opening)
+			}
+			opened := time.Now()
+			for round := range test.rounds {
+				time.Sleep(time.Until(opened.Add(time.Duration(round+1) * 25 * time.Second)))
+				mu.Lock()
+				checks := 0
+				for _, n := range sent {
+					checks += n
+				}
+				if checks != test.sockets {
+					t.Errorf("%d sockets, round %d: %d checks", test.sockets, round, checks)
+				}
+				if len(sent) > test.most {
+					t.Errorf("%d sockets, round %d: checks at %d moments, want %d at most", test.sockets, round, len(sent), test.most)
+				}
+				clear(sent)
+				mu.Unlock()
+			}
+			for _, s := range all {
+				s.HangUp()
+				wantKind(t, s.end(t), "open", HungUp)
+			}
+		})
+		if open := together.open.Load(); open != 0 {
+			t.Errorf("%d sockets are counted after their end", open)
+		}
+	}
+}
