@@ -15,7 +15,7 @@ type item struct{ n, size, missed int }
 
 func newItems(buffer, limit int) (*feed[item], *atomic.Int64) {
 	var lost atomic.Int64
-	f := newFeed(buffer, limit, func(i item) int { return i.size }, func(i item, n int) item { i.missed = n; return i }, func(i item) int { return i.missed },
+	f := newFeed(buffer, limit, func(i *item) int { return i.size }, func(i *item) *int { return &i.missed },
 		func(n int) { lost.Add(int64(n)) })
 	f.stop = func() bool { return true }
 	return f, &lost

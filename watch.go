@@ -27,14 +27,13 @@ const eventBuffer = 64
 // in ever waits for the reader.
 type feed[T any] struct {
 	ch    chan T
-	limit int            // values that may wait
-	size  func(T) int    // bytes of a value; nil: not counted
-	miss  func(T, int) T // tells a value how many were lost before it
-	told  func(T) int    // what miss has told it
-	lost  func(int)      // hears of every loss; nil: nobody
-	stir  chan struct{}  // wakes the mover: the queue was purged or the feed ends
-	stop  func() bool    // releases the context
-	over  chan struct{}  // closed when ch is
+	limit int           // values that may wait
+	size  func(*T) int  // bytes of a value; nil: not counted
+	told  func(*T) *int // where a value says how many were lost before it
+	lost  func(int)     // hears of every loss; nil: nobody
+	stir  chan struct{} // wakes the mover: the queue was purged or the feed ends
+	stop  func() bool   // releases the context
+	over  chan struct{} // closed when ch is
 
 	mu      sync.Mutex
 	settled sync.Cond // on mu: the mover is not in the middle of a send
@@ -49,9 +48,9 @@ type feed[T any] struct {
 	ended   bool
 }
 
-func newFeed[T any](buffer, limit int, size func(T) int, miss func(T, int) T, told func(T) int, lost func(int)) *feed[T] {
+func newFeed[T any](buffer, limit int, size func(*T) int, told func(*T) *int, lost func(int)) *feed[T] {
 	f := &feed[T]{
-		ch: make(chan T, buffer), limit: limit, size: size, miss: miss, told: told, lost: lost,
+		ch: make(chan T, buffer), limit: limit, size: size, told: told, lost: lost,
 		stir: make(chan struct{}, 1), over: make(chan struct{}),
 	}
 	f.settled.L = &f.mu
@@ -61,52 +60,60 @@ func newFeed[T any](buffer, limit int, size func(T) int, miss func(T, int) T, to
 	return f
 }
 
-// put hands values over without waiting.
+// put hands values over without waiting. It does not modify them: other readers get
+// them, too.
 func (f *feed[T]) put(values ...T) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, v := range values {
-		f.putOne(v)
+	for i := range values {
+		f.putOne(&values[i])
 	}
 }
 
-func (f *feed[T]) putOne(v T) {
+func (f *feed[T]) putOne(v *T) {
 	if f.ended {
 		return
 	}
+	size := f.sizeOf(v)
 	if !f.moving {
-		for f.recent+f.sizeOf(v) > maxLagBytes && f.buffered()+f.sizeOf(v) > maxLagBytes && f.takeBack() {
+		for f.recent+size > maxLagBytes && f.buffered()+size > maxLagBytes && f.takeBack() {
 		}
+		next := v
 		if f.missed > 0 {
-			v = f.miss(v, f.missed)
+			next = f.telling(*v, f.missed)
 		}
 		select {
-		case f.ch <- v:
+		case f.ch <- *next:
 			f.missed = 0
-			f.note(v)
+			f.note(size)
 			return
 		default:
 		}
 		f.moving = true
 		go f.move()
 	}
-	f.queue = append(f.queue, v)
-	f.bytes += f.sizeOf(v)
+	f.queue = append(f.queue, *v)
+	f.bytes += size
 	drop, buffered := 0, f.buffered()
 	for len(f.queue)-drop > f.limit || f.size != nil && f.bytes+buffered > maxLagBytes && len(f.queue)-drop > 1 {
-		f.bytes -= f.sizeOf(f.queue[drop])
+		f.bytes -= f.sizeOf(&f.queue[drop])
 		drop++
 	}
 	f.drop(drop)
 }
 
+// telling returns a value that says how many were lost before it.
+func (f *feed[T]) telling(v T, missed int) *T {
+	*f.told(&v) = missed
+	return &v
+}
+
 // note remembers the size of a value that has gone into ch.
-func (f *feed[T]) note(v T) {
+func (f *feed[T]) note(size int) {
 	if len(f.sizes) > 0 {
 		at := &f.sizes[f.sent%len(f.sizes)]
-		f.recent -= *at
-		*at = f.size(v)
-		f.recent += *at
+		f.recent += size - *at
+		*at = size
 		f.sent++
 	}
 }
@@ -119,7 +126,7 @@ func (f *feed[T]) buffered() (n int) {
 	return n
 }
 
-func (f *feed[T]) sizeOf(v T) int {
+func (f *feed[T]) sizeOf(v *T) int {
 	if f.size == nil {
 		return 0
 	}
@@ -144,7 +151,7 @@ func (f *feed[T]) drop(n int) {
 func (f *feed[T]) takeBack() bool {
 	select {
 	case v := <-f.ch:
-		f.missed += 1 + f.told(v)
+		f.missed += 1 + *f.told(&v)
 		if f.lost != nil {
 			f.lost(1)
 		}
@@ -159,27 +166,27 @@ func (f *feed[T]) move() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for !f.ended && len(f.queue) > 0 {
-		v := f.queue[0]
-		f.bytes -= f.sizeOf(v)
+		next, size := f.queue[0], f.sizeOf(&f.queue[0])
+		f.bytes -= size
 		f.queue[0] = *new(T)
 		f.queue = f.queue[1:]
 		missed := f.missed
 		if missed > 0 {
-			v = f.miss(v, missed)
+			next = *f.telling(next, missed)
 		}
 		f.missed = 0
 		f.sending = true
 		f.mu.Unlock()
 		sent := false
 		select {
-		case f.ch <- v:
+		case f.ch <- next:
 			sent = true
 		case <-f.stir:
 		}
 		f.mu.Lock()
 		f.sending = false
 		if sent {
-			f.note(v)
+			f.note(size)
 		} else { // purged or ended: this one is lost as well
 			f.missed += missed + 1
 			if f.lost != nil {
@@ -296,7 +303,7 @@ type reader struct {
 func (r *reader) wants(kind string) bool { return len(r.types) == 0 || slices.Contains(r.types, kind) }
 
 func (h *hub) watch(ctx context.Context) <-chan Change {
-	f := newFeed(0, maxLagChanges, nil, func(c Change, n int) Change { c.Missed = n; return c }, func(c Change) int { return c.Missed }, nil)
+	f := newFeed(0, maxLagChanges, nil, func(c *Change) *int { return &c.Missed }, nil)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || ctx == nil || ctx.Err() != nil {
@@ -318,7 +325,7 @@ func (h *hub) watch(ctx context.Context) <-chan Change {
 
 func (h *hub) read(ctx context.Context, types []string) <-chan Event {
 	f := newFeed(eventBuffer, maxLagEvents,
-		func(e Event) int { return len(e.Raw) }, func(e Event, n int) Event { e.Missed = n; return e }, func(e Event) int { return e.Missed }, h.lost)
+		func(e *Event) int { return len(e.Raw) }, func(e *Event) *int { return &e.Missed }, h.lost)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || ctx == nil || ctx.Err() != nil {
@@ -428,8 +435,9 @@ func (h *hub) decode(f transport.Frame) Event {
 			h.lately[i] = h.name(b)
 		}
 	}
-	e := Event{Type: h.lately[0], CID: h.lately[1], UserID: h.lately[2], Raw: make([]byte, len(f.Raw))}
-	copy(e.Raw, f.Raw)
+	raw := make([]byte, len(f.Raw))
+	copy(raw, f.Raw) // right after make, which then clears nothing
+	e := Event{Type: h.lately[0], CID: h.lately[1], UserID: h.lately[2], Raw: raw}
 	if len(f.CreatedAt) > 0 {
 		if err := e.CreatedAt.UnmarshalText(f.CreatedAt); err != nil {
 			e.CreatedAt = time.Time{} // a hostile or foreign time is no time

@@ -76,13 +76,14 @@ func (e protocolError) Error() string { return "no WebSocket frame: " + string(e
 // an idle connection's stack need not grow.
 type link struct {
 	wire  *wire
-	frame func(ping bool, data []byte) // hears of every whole frame, on the reading goroutine
+	frame func(ping bool, data []byte) // hears of every ping and of the first whole frame after each read, on the reading goroutine
 	pause func()                       // called before each read; nil: nothing is
 
 	buf      []byte  // idle[:] or *borrowed; buf[from:to] was read and not taken
 	from, to int     //
 	want     int     // bytes from there on that decode needs in one piece
 	full     bool    // the last read filled all it was given: more is there already
+	fresh    bool    // no frame has become whole since the last read
 	borrowed *[]byte // of busyBuffers
 
 	kind   byte    // of the message that is put together; opContinuation: none is
@@ -101,6 +102,7 @@ func (l *link) begin(w *wire, frame func(ping bool, data []byte)) {
 		l.borrow()
 	}
 	l.to = copy(l.buf, w.early)
+	l.fresh = true
 	w.early = nil
 }
 
@@ -129,7 +131,7 @@ func (l *link) decode(most int64) (message []byte, kind byte, err error) {
 			if !l.join() {
 				return nil, opContinuation, nil
 			}
-			l.frame(false, nil)
+			l.whole(false, nil)
 			if l.final {
 				kind, l.kind = l.kind, opContinuation
 				return *l.joined, kind, nil
@@ -157,13 +159,22 @@ func (l *link) decode(most int64) (message []byte, kind byte, err error) {
 		}
 		data := l.buf[l.from+size : l.from+l.want]
 		l.from += l.want
-		l.frame(op == opPing, data)
+		l.whole(op == opPing, data)
 		switch {
 		case op < opClose:
 			return data, op, nil
 		case op == opClose:
 			return nil, opContinuation, closed(data)
 		}
+	}
+}
+
+// whole tells of a whole frame. Those that came together are one sign of life: reading
+// the clock for each would cost more than finding it.
+func (l *link) whole(ping bool, data []byte) {
+	if l.fresh || ping {
+		l.fresh = false
+		l.frame(ping, data)
 	}
 }
 
@@ -287,6 +298,7 @@ func (l *link) more() error {
 	l.full = n == len(l.buf)-l.to
 	l.to += n
 	if n > 0 || err == nil {
+		l.fresh = true
 		return nil
 	}
 	l.wire.failed = err

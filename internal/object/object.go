@@ -28,11 +28,12 @@ func Members(b []byte, visit func(key, value []byte)) bool {
 	}
 	for {
 		start := i
-		if i = skipString(b, i); i < 0 {
+		var escaped bool
+		if i, escaped = skipString(b, i); i < 0 {
 			return false
 		}
 		key := b[start+1 : i-1]
-		if bytes.IndexByte(key, '\\') >= 0 {
+		if escaped {
 			key = Text(b[start:i])
 		}
 		if i = space(b, i); i == len(b) || b[i] != ':' {
@@ -133,7 +134,8 @@ func skipScalar(b []byte, i int) int {
 	}
 	switch b[i] {
 	case '"':
-		return skipString(b, i)
+		i, _ = skipString(b, i)
+		return i
 	case 't':
 		return skipWord(b, i, "true")
 	case 'f':
@@ -146,7 +148,7 @@ func skipScalar(b []byte, i int) int {
 
 // skipKey returns the beginning of the value whose key begins at b[i], or -1.
 func skipKey(b []byte, i int) int {
-	if i = skipString(b, i); i < 0 {
+	if i, _ = skipString(b, i); i < 0 {
 		return -1
 	}
 	if i = space(b, i); i == len(b) || b[i] != ':' {
@@ -155,10 +157,11 @@ func skipKey(b []byte, i int) int {
 	return space(b, i+1)
 }
 
-// skipString returns the end of the string that begins at b[i], or -1.
-func skipString(b []byte, i int) int {
+// skipString returns the end of the string that begins at b[i], or -1, and whether
+// there are escapes in it.
+func skipString(b []byte, i int) (end int, escaped bool) {
 	if i >= len(b) || b[i] != '"' {
-		return -1
+		return -1, false
 	}
 	i++
 	for short := i + 32; i+8 <= len(b) && i < short; i += 8 {
@@ -169,30 +172,31 @@ func skipString(b []byte, i int) int {
 		}
 		i += bits.TrailingZeros64(found) / 8
 		if b[i] == '"' {
-			return i + 1
+			return i + 1, false
 		}
 		break
 	}
 	return skipLong(b, i)
 }
 
-// skipLong returns the end of the string whose inside goes on at b[i], or -1.
-func skipLong(b []byte, i int) int {
+// skipLong does so for a string whose inside goes on at b[i].
+func skipLong(b []byte, i int) (end int, escaped bool) {
 	quote := -1 // the next one, escaped or not; what was searched is not searched again
 	for {
 		if quote < i {
 			n := bytes.IndexByte(b[i:], '"')
 			if n < 0 {
-				return -1
+				return -1, false
 			}
 			quote = i + n
 		}
 		escape := bytes.IndexByte(b[i:quote], '\\')
 		if escape < 0 {
-			return quote + 1
+			return quote + 1, escaped
 		}
+		escaped = true
 		if i += escape + 2; i > len(b) { // whatever is escaped does not end the string
-			return -1
+			return -1, false
 		}
 	}
 }
