@@ -37,6 +37,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/chatconn/chatconn/fsm"
+	"github.com/chatconn/chatconn/internal/object"
 	"github.com/chatconn/chatconn/tokens"
 	"github.com/chatconn/chatconn/transport"
 )
@@ -402,12 +403,15 @@ func checkUser(u User) (json.RawMessage, error) {
 	if u.ID == anonymousID {
 		return nil, &InvalidError{"User.ID", "is the anonymous user's; use ConnectAnonymous"}
 	}
-	if len(u.Extra) == 0 {
-		return json.Marshal(struct {
-			ID    string `json:"id"`
-			Image string `json:"image,omitempty"`
-			Name  string `json:"name,omitempty"`
-		}{u.ID, u.Image, u.Name})
+	if len(u.Extra) == 0 { // as most are, and then in the order that encoding/json gives to a map
+		b := object.AppendString([]byte(`{"id":`), u.ID)
+		if u.Image != "" {
+			b = object.AppendString(append(b, `,"image":`...), u.Image)
+		}
+		if u.Name != "" {
+			b = object.AppendString(append(b, `,"name":`...), u.Name)
+		}
+		return append(b, '}'), nil
 	}
 	fields := maps.Clone(u.Extra)
 	for name, value := range map[string]string{"id": u.ID, "name": u.Name, "image": u.Image} {
@@ -440,17 +444,45 @@ func (s *session) public() Session {
 	if s == nil {
 		return Session{}
 	}
-	var fields map[string]any
-	var err error
 	if decodedSize(s.me) <= maxUserSize {
-		err = json.Unmarshal(s.me, &fields)
+		if u, ok := parseUser(s.me); ok {
+			return Session{s.id, u}
+		}
 	}
-	if id, _ := fields["id"].(string); err != nil || id == "" {
-		u := *s.given
-		u.Extra = maps.Clone(u.Extra)
-		return Session{s.id, u}
-	}
-	return Session{s.id, userFrom(fields)}
+	u := *s.given
+	u.Extra = maps.Clone(u.Extra)
+	return Session{s.id, u}
+}
+
+// parseUser decodes a user's JSON, which is texts for the most part. What has no id is
+// no user.
+func parseUser(b []byte) (u User, ok bool) {
+	numbers := true // are within float64
+	ok = object.Members(b, func(key, value []byte) {
+		text := object.Text(value)
+		switch string(key) {
+		case "id":
+			u.ID = string(text)
+			return
+		case "name":
+			u.Name = string(text)
+			return
+		case "image":
+			u.Image = string(text)
+			return
+		}
+		var decoded any
+		if text != nil {
+			decoded = string(text)
+		} else if json.Unmarshal(value, &decoded) != nil {
+			numbers = false
+		}
+		if u.Extra == nil {
+			u.Extra = make(map[string]any)
+		}
+		u.Extra[string(key)] = decoded
+	})
+	return u, ok && numbers && u.ID != ""
 }
 
 // maxUserSize is about how many bytes a user may take once decoded. Specification: S2.
@@ -474,14 +506,4 @@ func decodedSize(b []byte) (n int) {
 		}
 	}
 	return n
-}
-
-// userFrom makes a User of the fields of a user's JSON, which it takes over.
-func userFrom(fields map[string]any) User {
-	take := func(name string) string {
-		text, _ := fields[name].(string)
-		delete(fields, name)
-		return text
-	}
-	return User{ID: take("id"), Name: take("name"), Image: take("image"), Extra: fields}
 }

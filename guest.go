@@ -101,18 +101,23 @@ func (g *guest) Token(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("chatconn: the answer to POST /guest: %w", err)
 	}
-	if parsed.UserID() != answer.User["id"] {
+	user, ok := parseUser(answer.User)
+	switch {
+	case parsed.UserID() != user.ID:
 		return "", fmt.Errorf("chatconn: the answer to POST /guest: %w", ErrTokenUserMismatch)
+	case !ok:
+		return "", errGuestAnswer
 	}
 	for _, name := range []string{"created_at", "updated_at", "last_active", "online", "role"} {
-		delete(answer.User, name)
+		delete(user.Extra, name)
+	}
+	details, err := checkUser(user)
+	if err != nil {
+		return "", fmt.Errorf("chatconn: the answer to POST /guest: %w", err)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.details, _ = json.Marshal(answer.User) // it came as JSON
-	user := userFrom(answer.User)
-	g.user = &user
-	g.token = answer.Token
+	g.user, g.details, g.token = &user, details, answer.Token
 	return g.token, nil
 }
 
@@ -124,9 +129,11 @@ func (g *guest) made() bool {
 }
 
 type guestAnswer struct {
-	User  map[string]any `json:"user"`
-	Token string         `json:"access_token"`
+	User  json.RawMessage `json:"user"`
+	Token string          `json:"access_token"`
 }
+
+var errGuestAnswer = errors.New("chatconn: POST /guest: the answer is not the expected JSON")
 
 // exchange sends POST /guest. It goes past the queue of requests, which waits for
 // the very token that it brings.
@@ -160,7 +167,7 @@ func (g *guest) exchange(ctx context.Context) (guestAnswer, error) {
 	}
 	var answer guestAnswer
 	if err := json.Unmarshal(raw, &answer); err != nil || len(raw) > maxGuestAnswer {
-		return guestAnswer{}, errors.New("chatconn: POST /guest: the answer is not the expected JSON")
+		return guestAnswer{}, errGuestAnswer
 	}
 	return answer, nil
 }

@@ -52,7 +52,7 @@ var places = []place{
 	{dir: "diagrams/internal/...", ours: []string{"diagrams", "fsm"}},
 	{dir: "devserver", ours: []string{"tokens"}, theirs: []string{gorilla}, tests: []string{"transport/memnet"}},
 
-	{dir: ".", ours: []string{"fsm", "internal/loopback", "recording", "tokens", "transport"}, theirs: []string{backoff}, tests: []string{"...", gorilla}},
+	{dir: ".", ours: []string{"fsm", "internal/loopback", "internal/object", "recording", "tokens", "transport"}, theirs: []string{backoff}, tests: []string{"...", gorilla}},
 
 	{dir: "inspect", ours: []string{".", "diagrams", "fsm", "recording"}, tests: []string{"devserver", "tokens", "transport/memnet"}},
 	{dir: "conntest", ours: []string{".", "devserver", "diagrams", "fsm", "tokens", "transport", "transport/memnet"}},

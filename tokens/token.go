@@ -50,18 +50,19 @@ func Parse(raw string) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	var userID *string
-	switch id, ok := claims["user_id"]; {
+	claim, ok := claims["user_id"]
+	userID := object.Text(claim)
+	switch {
 	case !ok:
 		return Token{}, invalid("its payload has no user_id")
-	case json.Unmarshal(id, &userID) != nil || userID == nil:
+	case userID == nil:
 		return Token{}, invalid("its user_id is not a string")
-	case *userID == "":
+	case len(userID) == 0:
 		return Token{}, invalid("its user_id is empty")
 	}
 	return Token{&content{
 		raw:     conceal(raw),
-		userID:  *userID,
+		userID:  string(userID),
 		expires: expiry(claims["exp"]),
 		dev:     strings.HasSuffix(raw, "."+devSignature),
 	}}, nil
