@@ -7,11 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"sync"
 	"testing"
 	"time"
-
-	"github.com/gorilla/websocket"
 
 	"github.com/chatconn/chatconn"
 	"github.com/chatconn/chatconn/fsm"
@@ -62,13 +59,11 @@ type awakeness struct {
 }
 
 func awake(kind, base string) {
-	const connections, interval = 10_000, 25 * time.Second
+	const connections = 10_000
 	flag.Parse()
 	source := tokens.Static(token)
 	ours := make([]*chatconn.Conn, connections)
-	bare := make([]*websocket.Conn, connections)
-	var mu sync.Mutex
-	lost := 0
+	bare := make([]*bareClient, connections)
 	open := func(i int) {
 		if kind == "chatconn" {
 			ours[i] = newConn(base)
@@ -77,24 +72,7 @@ func awake(kind, base string) {
 			}
 			return
 		}
-		ws := dialBare(base)
-		bare[i] = ws
-		check := []byte(`{"type":"health.check","client_id":"c1"}`)
-		var timer *time.Timer
-		timer = time.AfterFunc(interval, func() {
-			timer.Reset(interval)
-			_ = ws.WriteMessage(websocket.TextMessage, check)
-		})
-		go func() {
-			for {
-				if _, _, err := ws.ReadMessage(); err != nil {
-					mu.Lock()
-					lost++
-					mu.Unlock()
-					return
-				}
-			}
-		}()
+		bare[i] = connectBare(base)
 	}
 	open(0) // what is shared by all
 	before := look()
@@ -106,16 +84,15 @@ func awake(kind, base string) {
 	after := look()
 	f.Resident = (after.Resident - before.Resident) / (connections - 1)
 	f.Goroutines = (after.Goroutines - before.Goroutines) / (connections - 1)
-	if kind == "chatconn" {
-		for _, conn := range ours {
-			if s := conn.Stats(); s.State != fsm.Connected || s.Reconnects != 0 {
-				lost++
+	for i := range connections {
+		if kind == "bare" {
+			if bare[i].ended.Load() {
+				f.Lost++
 			}
+		} else if s := ours[i].Stats(); s.State != fsm.Connected || s.Reconnects != 0 {
+			f.Lost++
 		}
 	}
-	mu.Lock()
-	f.Lost = lost
-	mu.Unlock()
 	_ = json.NewEncoder(os.Stdout).Encode(f)
 	runtime.KeepAlive(ours)
 	runtime.KeepAlive(bare)

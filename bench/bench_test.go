@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,6 +182,11 @@ func newConn(base string) *chatconn.Conn {
 
 // dialBare connects as our client does, with gorilla alone, up to the hello.
 func dialBare(base string) *websocket.Conn {
+	ws, _ := helloBare(base)
+	return ws
+}
+
+func helloBare(base string) (*websocket.Conn, []byte) {
 	query := url.Values{"json": {`{"user_id":"john","user_details":{"id":"john","name":"John"},"server_determines_connection_id":true}`},
 		"api_key": {"key"}, "stream-auth-type": {"jwt"}}
 	ws, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(base, "http")+"/connect?"+query.Encode(),
@@ -188,10 +194,53 @@ func dialBare(base string) *websocket.Conn {
 	if err != nil {
 		panic(err)
 	}
-	if _, _, err := ws.ReadMessage(); err != nil {
+	_, message, err := ws.ReadMessage()
+	if err != nil {
 		panic(err)
 	}
-	return ws
+	return ws, message
+}
+
+// bareClient is the least that a client made of gorilla does: it knows its connection
+// and its user, sends health checks, and reads.
+type bareClient struct {
+	id    string
+	me    map[string]any
+	ws    *websocket.Conn
+	timer *time.Timer
+	ended atomic.Bool
+}
+
+func connectBare(base string) *bareClient {
+	ws, message := helloBare(base)
+	var hello struct {
+		ConnectionID string         `json:"connection_id"`
+		Me           map[string]any `json:"me"`
+	}
+	if err := json.Unmarshal(message, &hello); err != nil {
+		panic(err)
+	}
+	c := &bareClient{id: hello.ConnectionID, me: hello.Me, ws: ws}
+	check := fmt.Appendf(nil, `{"type":"health.check","client_id":%q}`, c.id)
+	const interval = 25 * time.Second
+	c.timer = time.AfterFunc(interval, func() {
+		c.timer.Reset(interval)
+		_ = ws.WriteMessage(websocket.TextMessage, check)
+	})
+	go func() {
+		for {
+			if _, _, err := ws.ReadMessage(); err != nil {
+				c.ended.Store(true)
+				return
+			}
+		}
+	}()
+	return c
+}
+
+func (c *bareClient) close() {
+	c.timer.Stop()
+	c.ws.Close()
 }
 
 // sample is what one round of one side cost.
@@ -211,14 +260,17 @@ func measure(n int, f func()) sample {
 	return sample{took / time.Duration(n), float64(after.TotalAlloc-before.TotalAlloc) / float64(n), float64(after.Mallocs-before.Mallocs) / float64(n)}
 }
 
-// compare lets the two sides take turns, at least so many times, and reports
-// medians.
-func compare(b *testing.B, least int, bare, ours func() sample) {
+// compare lets the sides take turns, at least so many times, and reports medians. The
+// third, if there is one, is bare as well, and does less.
+func compare(b *testing.B, least int, bare, ours func() sample, less ...func() sample) {
 	bare() // warm
 	ours()
-	var left, right []sample
+	var left, right, third []sample
 	for len(left) < least || len(left) < b.N {
 		left, right = append(left, bare()), append(right, ours())
+		for _, f := range less {
+			third = append(third, f())
+		}
 	}
 	median := func(all []sample, of func(sample) float64) float64 {
 		slices.SortFunc(all, func(x, y sample) int {
@@ -237,6 +289,10 @@ func compare(b *testing.B, least int, bare, ours func() sample) {
 	b.ReportMetric(median(left, ns), "bare-ns")
 	b.ReportMetric(median(right, ns), "chatconn-ns")
 	b.ReportMetric(median(right, ns)/median(left, ns), "ratio")
+	if len(third) > 0 {
+		b.ReportMetric(median(third, ns), "less-ns")
+		b.ReportMetric(median(right, ns)/median(third, ns), "ratio-to-less")
+	}
 	bytes, allocs := func(s sample) float64 { return s.bytes }, func(s sample) float64 { return s.allocs }
 	b.ReportMetric(median(left, bytes), "bare-B")
 	b.ReportMetric(median(right, bytes), "chatconn-B")
@@ -244,44 +300,48 @@ func compare(b *testing.B, least int, bare, ours func() sample) {
 	b.ReportMetric(median(right, allocs), "chatconn-allocs")
 }
 
-// Connect: from the call to the first frame. A sample is a batch, one after the
-// other: reading the allocator's counters empties its caches, and the next few
-// allocations of whoever makes more of them would pay for it. The ratio is a
-// time: less is better.
+// Connect: from the call to the session, beside the least that a client made of gorilla
+// does, and beside less: a dial that reads the first frame and leaves it at that. A
+// sample is a batch, one after the other: reading the allocator's counters empties its
+// caches, and the next few allocations of whoever makes more of them would pay for it.
+// The ratio is a time: less is better.
 func BenchmarkConnect(b *testing.B) {
 	const batch = 25
 	base := base(b)
 	ctx := context.Background()
 	source := tokens.Static(token)
 	compare(b, 60, func() sample {
-		all := make([]*websocket.Conn, batch)
-		defer func() {
-			for _, ws := range all {
-				ws.Close()
-			}
-		}()
-		return measure(batch, func() {
-			for i := range all {
-				all[i] = dialBare(base)
-			}
-		})
+		return connectAll(batch, func() *bareClient { return connectBare(base) }, (*bareClient).close)
 	}, func() sample {
-		all := make([]*chatconn.Conn, batch)
-		for i := range all {
-			all[i] = newConn(base)
+		var fresh []*chatconn.Conn // to make one connects nothing
+		for range batch {
+			fresh = append(fresh, newConn(base))
 		}
-		defer func() {
-			for _, conn := range all {
-				conn.Close()
+		return connectAll(batch, func() *chatconn.Conn {
+			conn := fresh[0]
+			fresh = fresh[1:]
+			if _, err := conn.ConnectUser(ctx, john, source); err != nil {
+				b.Fatal(err)
 			}
-		}()
-		return measure(batch, func() {
-			for _, conn := range all {
-				if _, err := conn.ConnectUser(ctx, john, source); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
+			return conn
+		}, func(conn *chatconn.Conn) { conn.Close() })
+	}, func() sample {
+		return connectAll(batch, func() *websocket.Conn { return dialBare(base) }, func(ws *websocket.Conn) { ws.Close() })
+	})
+}
+
+// connectAll measures connecting, and closes afterwards.
+func connectAll[C any](n int, connect func() C, closeIt func(C)) sample {
+	all := make([]C, n)
+	defer func() {
+		for _, c := range all {
+			closeIt(c)
+		}
+	}()
+	return measure(n, func() {
+		for i := range all {
+			all[i] = connect()
+		}
 	})
 }
 
