@@ -201,6 +201,9 @@ const maxSeconds = 253402300799
 
 // expiry reads an exp claim; zero means that it names no usable time.
 func expiry(claim json.RawMessage) time.Time {
+	if claim == nil {
+		return time.Time{}
+	}
 	seconds, err := strconv.ParseFloat(string(claim), 64)
 	if err != nil || !(seconds > 0 && seconds <= maxSeconds) {
 		return time.Time{}
