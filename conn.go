@@ -480,7 +480,11 @@ func parseUser(b []byte) (u User, ok bool) {
 		if u.Extra == nil {
 			u.Extra = make(map[string]any)
 		}
-		u.Extra[string(key)] = decoded
+		name := string(key)
+		if !utf8.ValidString(name) {
+			name = string([]rune(name)) // as encoding/json reads it
+		}
+		u.Extra[name] = decoded
 	})
 	return u, ok && numbers && u.ID != ""
 }

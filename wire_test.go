@@ -524,7 +524,9 @@ func TestWire_Hellos(t *testing.T) {
 		"pretty-printed":         {[]string{"\n{\n  \"type\" : \"health.check\",\r\n\t\"connection_id\" : \"first\",\n  " + me + "\n}\n"}, theirs},
 		"escaped":                {[]string{`{"\u0074ype":"health\u002echeck","connection_id":"f\u0069rst",` + me + `}`}, theirs},
 		"unknown fields":         {[]string{`{"received_at":"2026-06-01T10:00:00Z","custom":{"error":{"code":2}},"type":"health.check","new":[[{}]],"connection_id":"first",` + me + `}`}, theirs},
-		"twice the same key":     {[]string{`{"type":"x","connection_id":"nobody","type":"health.check","connection_id":"first"}`}, given},
+		"invalid UTF-8": {[]string{"{\"type\":\"health.check\",\"connection_id\":\"first\",\"me\":{\"id\":\"john\",\"k\xff\":\"v\xff\"}}"},
+			chatconn.User{ID: "john", Extra: map[string]any{"k\ufffd": "v\ufffd"}}},
+		"twice the same key": {[]string{`{"type":"x","connection_id":"nobody","type":"health.check","connection_id":"first"}`}, given},
 		"after other frames": {[]string{`{"type":"notification.added_to_channel","connection_id":"nobody","error":{"code":40}}`, `{"type":"health.check"}`, `not JSON`,
 			`{"type":"health.check","connection_id":"first",` + me + `}`}, theirs},
 	} {
