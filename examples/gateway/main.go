@@ -239,11 +239,13 @@ func atMost(perSecond int) func(context.Context) error {
 			defer wait.Stop()
 			select {
 			case <-wait.C:
+			case <-ctx.Done():
+			}
+			if ctx.Err() == nil { // both may be ready
 				last <- time.Now()
 				return nil
-			case <-ctx.Done():
-				last <- before
 			}
+			last <- before
 		case <-ctx.Done():
 		}
 		return cmp.Or(context.Cause(ctx), ctx.Err())
