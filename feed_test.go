@@ -152,6 +152,56 @@ func TestFeedBoundsItsChannel(t *testing.T) {
 	})
 }
 
+// O2: what waited in the queue before it went into the channel counts there as well.
+func TestFeedBoundsWhatWasMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, _ := newItems(64, maxLagEvents)
+		defer f.end()
+		for range 64 {
+			f.put(item{})
+		}
+		for range 16 {
+			f.put(item{size: 1 << 20})
+		}
+		for range 64 {
+			<-f.ch
+			synctest.Wait()
+		}
+		for range 10 {
+			f.put(item{size: 1 << 20})
+		}
+		held, seen := 0, 0
+		for _, v := range drain(f) {
+			held, seen = held+v.size, seen+1+v.missed
+		}
+		if held != maxLagBytes || seen != 26 {
+			t.Errorf("%d bytes waited, %d of 26 values are accounted for", held, seen)
+		}
+	})
+}
+
+// O2: what one reader has missed is not told to the others who get the same events.
+func TestMissedIsEachReadersOwn(t *testing.T) {
+	h := hub{lost: func(int) {}}
+	slow, other := h.read(t.Context(), nil), h.read(t.Context(), nil)
+	socket := new(work)
+	h.listen(socket)
+	event := func() {
+		h.event(socket, transport.Frame{Type: []byte("a"), Raw: []byte(`{}`)})
+		h.pause()
+	}
+	event()
+	<-other
+	h.purge() // which only the slow one has something to lose by
+	event()
+	if e := <-slow; e.Missed != 1 {
+		t.Errorf("the slow reader is told of %d", e.Missed)
+	}
+	if e := <-other; e.Missed != 0 {
+		t.Errorf("the other reader is told of %d", e.Missed)
+	}
+}
+
 // C8: after a purge nothing from before reaches the reader, and the next value
 // counts what was lost, the one that was in the mover's hand included.
 func TestFeedPurge(t *testing.T) {
