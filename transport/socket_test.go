@@ -236,19 +236,29 @@ func TestHealthChecks(t *testing.T) {
 
 // H1: any received frame proves life; without one for 35 s the socket is silent.
 func TestSilence(t *testing.T) {
+	longText := rawFrame(0x81, `"`+strings.Repeat("x", 2*busyRead)+`"`)
 	for name, test := range map[string]struct {
 		sign func(p peer) // sent after 20 s
 		want time.Duration
 	}{
-		"nothing":          {func(peer) {}, 35 * time.Second},
-		"text":             {func(p peer) { p.say(`{"type":"a"}`) }, 55 * time.Second},
-		"health check":     {func(p peer) { p.say(`{"type":"health.check"}`) }, 55 * time.Second},
-		"malformed text":   {func(p peer) { p.say(`}`) }, 55 * time.Second},
-		"binary":           {func(p peer) { p.WriteMessage(websocket.BinaryMessage, nil) }, 55 * time.Second},
-		"ping":             {func(p peer) { p.WriteControl(websocket.PingMessage, nil, time.Time{}) }, 55 * time.Second},
-		"pong":             {func(p peer) { p.WriteControl(websocket.PongMessage, nil, time.Time{}) }, 55 * time.Second},
-		"part of a frame":  {func(p peer) { p.NetConn().Write([]byte{0x81, 126, 1, 0, '{'}) }, 35 * time.Second},
-		"part of a header": {func(p peer) { p.NetConn().Write([]byte{0x81}) }, 35 * time.Second},
+		"nothing":            {func(peer) {}, 35 * time.Second},
+		"text":               {func(p peer) { p.say(`{"type":"a"}`) }, 55 * time.Second},
+		"health check":       {func(p peer) { p.say(`{"type":"health.check"}`) }, 55 * time.Second},
+		"malformed text":     {func(p peer) { p.say(`}`) }, 55 * time.Second},
+		"binary":             {func(p peer) { p.WriteMessage(websocket.BinaryMessage, nil) }, 55 * time.Second},
+		"ping":               {func(p peer) { p.WriteControl(websocket.PingMessage, nil, time.Time{}) }, 55 * time.Second},
+		"pong":               {func(p peer) { p.WriteControl(websocket.PongMessage, nil, time.Time{}) }, 55 * time.Second},
+		"part of a frame":    {func(p peer) { p.NetConn().Write([]byte{0x81, 126, 1, 0, '{'}) }, 35 * time.Second},
+		"part of a header":   {func(p peer) { p.NetConn().Write([]byte{0x81}) }, 35 * time.Second},
+		"a fragment":         {func(p peer) { p.NetConn().Write([]byte{0x01, 1, '{'}) }, 55 * time.Second},
+		"part of a fragment": {func(p peer) { p.NetConn().Write([]byte{0x01, 2, '{'}) }, 35 * time.Second},
+		"a long message":     {func(p peer) { p.NetConn().Write(longText) }, 55 * time.Second},
+		"most of a long one": {func(p peer) { p.NetConn().Write(longText[:len(longText)-1]) }, 35 * time.Second},
+		"the rest of a frame and part of another": {func(p peer) {
+			p.NetConn().Write([]byte{0x81, 2, '{'})
+			time.Sleep(10 * time.Second)
+			p.NetConn().Write([]byte{'}', 0x81, 2, '{'})
+		}, 65 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, speak([]string{hello}, func(p peer) {
@@ -261,6 +271,20 @@ func TestSilence(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A sign of life that is found when the socket has ended already changes nothing.
+func TestSignOfLifeTooLate(t *testing.T) {
+	inBubble(t, speak([]string{hello}, func(p peer) {
+		p.NetConn().Write(append(rawFrame(0x81, `{"type":"a"}`), rawFrame(0x89, "")...))
+		p.drain()
+	}), func(b *bench) {
+		s := b.dial()
+		err := s.Serve(func(Frame) { time.Sleep(40 * time.Second) }, nil) // a check goes out meanwhile
+		wantKind(t, asError(t, err), "open", Silent)
+		<-s.Gone()
+		time.Sleep(time.Hour)
+	})
 }
 
 // H2: a peer that has gone without a word is found within 35 s.

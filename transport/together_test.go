@@ -2,7 +2,9 @@ package transport
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -68,6 +70,72 @@ func TestChecksTogether(t *testing.T) {
 		})
 		if open := together.open.Load(); open != 0 {
 			t.Errorf("%d sockets are counted after their end", open)
+		}
+	}
+}
+
+// H1: once many are few again, a new one keeps to its own time.
+func TestChecksOfFewAgain(t *testing.T) {
+	var latest atomic.Int64
+	inBubble(t, speak([]string{hello}, func(p peer) {
+		for {
+			if _, _, err := p.ReadMessage(); err != nil {
+				return
+			}
+			latest.Store(time.Now().UnixNano())
+			p.say(`{"type":"health.check","connection_id":"id-1"}`)
+		}
+	}), func(b *bench) {
+		var all []*session
+		hangUp := func(n int) {
+			for _, s := range all[:n] {
+				s.HangUp()
+				wantKind(t, s.end(t), "open", HungUp)
+			}
+			all = all[n:]
+		}
+		for range many {
+			all = append(all, b.serve())
+		}
+		for _, want := range []time.Duration{25*time.Second - 7*time.Millisecond, 25 * time.Second} {
+			time.Sleep(7 * time.Millisecond)
+			opened := time.Now()
+			all = append(all, b.serve())
+			time.Sleep(25 * time.Second)
+			synctest.Wait()
+			if got := time.Unix(0, latest.Load()).Sub(opened); got != want {
+				t.Errorf("one of %d: its first check went out after %v, want %v", len(all), got, want)
+			}
+			hangUp(2)
+		}
+		hangUp(len(all))
+	})
+}
+
+// How much before its time a check goes out, in the cases that take a coincidence.
+func TestEarly(t *testing.T) {
+	defer func(open int64, since *time.Time) {
+		together.open.Store(open)
+		together.since.Store(since)
+	}(together.open.Load(), together.since.Load())
+	now := time.Now()
+	for name, test := range map[string]struct {
+		open     int64
+		since    *time.Time
+		due      time.Duration // from now
+		interval time.Duration
+		want     time.Duration
+	}{
+		"many":                    {many, &now, 37 * time.Millisecond, 25 * time.Second, 12 * time.Millisecond},
+		"few":                     {many - 1, &now, 37 * time.Millisecond, 25 * time.Second, 0},
+		"many since this instant": {many, nil, 37 * time.Millisecond, 25 * time.Second, 0},
+		"another clock's time":    {many, &now, -time.Millisecond, 25 * time.Second, 0},
+		"a tiny interval":         {many, &now, 37 * time.Millisecond, moments - 1, 0},
+	} {
+		together.open.Store(test.open)
+		together.since.Store(test.since)
+		if got := early(now.Add(test.due), test.interval); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
 		}
 	}
 }

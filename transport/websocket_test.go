@@ -251,6 +251,36 @@ func TestWrittenFrames(t *testing.T) {
 	}
 }
 
+// Frames that were read together are one sign of life; each ping is told of.
+func TestSignsOfLife(t *testing.T) {
+	text, ping := string(rawFrame(0x81, "{}")), string(rawFrame(0x89, "p"))
+	part, rest := string(rawFrame(0x01, "{")), string(rawFrame(0x80, "}"))
+	for _, test := range []struct {
+		says        string
+		piece, want int
+	}{
+		{text + text + text, 1 << 20, 1},
+		{text + text + text, len(text), 3},
+		{text + text + text, 1, 3},
+		{text + text + text, len(text) + 1, 3},
+		{text + ping + text + ping, 1 << 20, 3},
+		{part + rest + text, 1 << 20, 1},
+		{part + rest + text, len(part), 3},
+	} {
+		got := 0
+		var l link
+		l.begin(&wire{Conn: &pipe{says: []byte(test.says), piece: test.piece}}, func(bool, []byte) { got++ })
+		var err error
+		for err == nil {
+			_, _, err = l.next(1 << 20)
+		}
+		if got != test.want {
+			t.Errorf("%x in pieces of %d: %d signs of life, want %d", test.says, test.piece, got, test.want)
+		}
+		l.giveBack()
+	}
+}
+
 // The answer to the upgrade and the frames behind it may come in any pieces.
 func TestFramesBehindTheAnswer(t *testing.T) {
 	hello := string(rawFrame(0x81, `{"type":"health.check","connection_id":"c1"}`))
