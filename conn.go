@@ -133,6 +133,9 @@ func New(cfg Config) (*Conn, error) {
 		DialContext: cfg.DialContext, TLS: cfg.TLS, Proxy: cfg.Proxy,
 		MaxMessageBytes: cfg.MaxMessageBytes, WriteTimeout: cfg.WriteTimeout, CloseTimeout: cfg.CloseTimeout,
 		HealthCheckInterval: cfg.HealthCheckInterval, HealthTimeout: cfg.HealthTimeout,
+		// Virtual time takes a network of its own, and what happens in it must not depend
+		// on which tests run beside it.
+		Together: cfg.DialContext == nil,
 	})
 	if err != nil {
 		return nil, &InvalidError{"Config", err.Error()}

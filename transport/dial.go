@@ -41,10 +41,12 @@ type Options struct {
 	CloseTimeout time.Duration // bounds what follows HangUp or a failed write; positive
 
 	// HealthCheckInterval is the longest time without a sent health check; zero or
-	// less: none is sent. A process with 64 open sockets or more sends several
-	// together, each up to a thousandth of the interval early. HealthTimeout is the longest without a received frame;
+	// less: none is sent. HealthTimeout is the longest without a received frame;
 	// zero or less: silence is allowed. Specification: H1.
 	HealthCheckInterval, HealthTimeout time.Duration
+	// Together: where a process has 64 such sockets or more open, it sends several
+	// health checks together, each up to a thousandth of the interval early.
+	Together bool
 }
 
 // Login is who connects. It prints without its token, in every way.

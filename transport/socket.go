@@ -169,7 +169,9 @@ func (s *Socket) ask(now time.Duration) {
 func (s *Socket) setCheck(now time.Duration) {
 	if every := s.o.HealthCheckInterval; every > 0 {
 		s.checkAt = now + every
-		s.checkAt -= early(s.began.Add(s.checkAt), every)
+		if s.o.Together {
+			s.checkAt -= early(s.began.Add(s.checkAt), every)
+		}
 	}
 }
 
@@ -231,7 +233,9 @@ func (s *Socket) hello() *Error {
 	s.phase = "open"
 	now := s.now()
 	s.seen.Store(int64(now))
-	joinOthers()
+	if s.o.Together {
+		joinOthers()
+	}
 	s.setCheck(now)
 	s.armNext()
 	return nil
@@ -377,7 +381,7 @@ func (s *Socket) end(why *Error) {
 		why = &Error{Phase: s.phase, Kind: HungUp}
 	}
 	s.err = why
-	if s.phase == "open" {
+	if s.o.Together && s.phase == "open" {
 		leaveOthers()
 	}
 	if s.timer != nil && s.timer.Stop() {

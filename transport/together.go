@@ -9,13 +9,13 @@ import (
 // check costs more than the check. An interval has so many moments at which checks go
 // out, and each goes out at the last one before it is due, 25 ms early at most by
 // default. The moments are counted from when there were many, so that each process has
-// its own, and so has a bubble of testing/synctest. Few sockets keep to their own time.
+// its own. Few sockets keep to their own time, and so do those without Options.Together.
 const (
 	many    = 64
 	moments = 1000
 )
 
-// together counts the open sockets of the process.
+// together counts the open sockets of the process that have Options.Together.
 var together struct {
 	open  atomic.Int64
 	since atomic.Pointer[time.Time] // when there were many, the last time that this came to be
