@@ -398,7 +398,7 @@ func checkText(field, s string, most int) error {
 	return nil
 }
 
-// checkUser returns the user as JSON, custom fields at the root.
+// checkUser returns the program's user as JSON.
 func checkUser(u User) (json.RawMessage, error) {
 	if err := checkText("User.ID", u.ID, 255); err != nil {
 		return nil, err
@@ -406,6 +406,11 @@ func checkUser(u User) (json.RawMessage, error) {
 	if u.ID == anonymousID {
 		return nil, &InvalidError{"User.ID", "is the anonymous user's; use ConnectAnonymous"}
 	}
+	return userJSON(u)
+}
+
+// userJSON returns a user as JSON, custom fields at the root.
+func userJSON(u User) (json.RawMessage, error) {
 	if len(u.Extra) == 0 { // as most are, and then in the order that encoding/json gives to a map
 		b := object.AppendString([]byte(`{"id":`), u.ID)
 		if u.Image != "" {
@@ -448,7 +453,7 @@ func (s *session) public() Session {
 		return Session{}
 	}
 	if decodedSize(s.me) <= maxUserSize {
-		if u, ok := parseUser(s.me); ok {
+		if u, ok := parseUser(s.me); ok && u.ID != "" {
 			return Session{s.id, u}
 		}
 	}
@@ -457,8 +462,8 @@ func (s *session) public() Session {
 	return Session{s.id, u}
 }
 
-// parseUser decodes a user's JSON, which is texts for the most part. What has no id is
-// no user.
+// parseUser decodes a user's JSON, which is texts for the most part, as encoding/json
+// would.
 func parseUser(b []byte) (u User, ok bool) {
 	numbers := true // are within float64
 	ok = object.Members(b, func(key, value []byte) {
@@ -489,7 +494,7 @@ func parseUser(b []byte) (u User, ok bool) {
 		}
 		u.Extra[name] = decoded
 	})
-	return u, ok && numbers && u.ID != ""
+	return u, ok && numbers
 }
 
 // maxUserSize is about how many bytes a user may take once decoded. Specification: S2.

@@ -262,6 +262,31 @@ func TestT9_AskedForAgain(t *testing.T) {
 	})
 }
 
+// T9: the service names its guests as it likes, even as no program may name a user.
+func TestT9_AnyIDOfTheService(t *testing.T) {
+	for _, id := range []string{"guest-" + strings.Repeat("x", 300), "guest\t1"} {
+		onWire(t, func(p *peer) {
+			p.accept()
+			p.say(`{"type":"health.check","connection_id":"first"}`)
+			p.serve(`{"type":"health.check","connection_id":"first"}`)
+		}, func(w *wire) {
+			w.api = func(p *peer) {
+				token, err := tokens.Sign([]byte("the secret of the wire"), tokens.Claims{UserID: id})
+				if err != nil {
+					w.Error(err)
+				}
+				answer, _ := json.Marshal(map[string]any{"user": map[string]any{"id": id}, "access_token": token})
+				p.answer(201, string(answer), "Content-Type: application/json")
+			}
+			ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
+			defer cancel()
+			if session, err := w.conn.ConnectGuest(ctx, gina); err != nil || session.User.ID != id {
+				w.Errorf("the guest is %q, %v", session.User.ID, err)
+			}
+		})
+	}
+}
+
 // T9, E: a guest's token is not refreshed: 40 on the socket is final, 40 on a
 // request is its caller's.
 func TestT9_ExpiredIsFinal(t *testing.T) {
@@ -381,6 +406,8 @@ func TestT9_ExchangeAnswers(t *testing.T) {
 		"an empty object":          {status: 201, field: jsonType, body: `{}`},
 		"a token that is none":     {status: 201, field: jsonType, body: `{"user":{"id":"guest-1-gina"},"access_token":"a.b"}`},
 		"more than a MiB":          {status: 201, field: jsonType, body: `{"user":{"id":"guest-1-gina"},"access_token":"` + good + `"}` + strings.Repeat(" ", 1<<20)},
+		"a user who is none":       {status: 201, field: jsonType, body: `{"user":"guest-1-gina","access_token":"` + good + `"}`},
+		"a number beyond all":      {status: 201, field: jsonType, body: `{"user":{"id":"guest-1-gina","score":1e999},"access_token":"` + good + `"}`},
 		"input error":              {400, jsonType, `{"code":4,"message":"user.id is not valid"}`, api, 4},
 		"not allowed":              {403, jsonType, `{"code":17,"StatusCode":403,"message":"guests are disabled"}`, api, 17},
 		"an unknown key":           {401, jsonType, `{"code":2}`, api, 2},
