@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -293,15 +292,19 @@ func (c *Conn) listen(n *note) {
 	c.hub.listen(w)
 	go func() {
 		defer close(w.done)
-		err := w.socket.Serve(func(f transport.Frame) {
-			if c.hub.event(w, f) {
-				c.count.lateDrops.Add(1)
-			}
-		}, c.hub.pause)
-		var failure *transport.Error
-		if !errors.As(err, &failure) || failure.Kind != transport.HungUp { // that was us
-			c.post(&note{work: w, err: err})
-		}
+		_ = w.socket.Serve(transport.Handler{
+			Receive: func(f transport.Frame) {
+				if c.hub.event(w, f) {
+					c.count.lateDrops.Add(1)
+				}
+			},
+			Pause: c.hub.pause,
+			Ended: func(why *transport.Error) {
+				if why.Kind != transport.HungUp { // that was us
+					c.post(&note{work: w, err: why})
+				}
+			},
+		})
 		w.socket.HangUp()
 		<-w.socket.Gone()
 	}()

@@ -89,7 +89,7 @@ func dialScript(t *testing.T, c *scripted) (s *Socket, frames []string, e *Error
 	}
 	s, err = d.Dial(context.Background(), ann)
 	if err == nil {
-		err = s.Serve(func(f Frame) { frames = append(frames, string(f.Raw)) }, nil)
+		err = s.Serve(Handler{Receive: func(f Frame) { frames = append(frames, string(f.Raw)) }})
 		<-s.Gone()
 	}
 	select {

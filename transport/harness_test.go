@@ -141,7 +141,7 @@ func (b *bench) serve() *session {
 func serve(t *testing.T, s *Socket) *session {
 	run := &session{s, make(chan string, 10_000), make(chan *Error, 1)}
 	go func() {
-		err := s.Serve(func(f Frame) { run.frames <- string(f.Raw) }, nil)
+		err := s.Serve(Handler{Receive: func(f Frame) { run.frames <- string(f.Raw) }})
 		run.ended <- asError(t, err)
 	}()
 	return run

@@ -205,11 +205,11 @@ func BenchmarkDelivery(b *testing.B) {
 		}
 		n := 0
 		b.ResetTimer()
-		s.Serve(func(Frame) {
+		s.Serve(Handler{Receive: func(Frame) {
 			if n++; n == b.N {
 				s.end(&Error{})
 			}
-		}, nil)
+		}})
 	})
 	b.Run("bare", func(b *testing.B) {
 		b.SetBytes(int64(len(event)))

@@ -41,6 +41,7 @@ type Socket struct {
 	taken atomic.Bool  // somebody reads: Serve or, without it, the writer that hangs up
 
 	hung, gone chan struct{}
+	handler    Handler // Serve's
 
 	// All that is not reading is done by one timer, whose function judges what has
 	// taken too long, and by one writer, which lives while there is something to send.
@@ -86,22 +87,35 @@ func (s *Socket) Hung() <-chan struct{} { return s.hung }
 // goroutine or timer is left but the caller's in Serve.
 func (s *Socket) Gone() <-chan struct{} { return s.gone }
 
-// Serve reads until the socket ends and returns why, always as an *Error. It calls
-// receive, on its own goroutine, with every text frame that is a JSON object,
-// except health checks and error frames; an error frame ends the socket. Frames
-// that are anything else prove life and are dropped. It calls pause, unless that is
-// nil, when all that had arrived was received, before it waits for more, and when the
-// socket ends: a receiver may gather frames and hand them on together. While either
-// runs nothing is read, so they must not block: their time counts as the peer's
-// silence. Serve is called at most once.
-func (s *Socket) Serve(receive func(Frame), pause func()) error {
+// Handler is what a served socket calls. Nothing is read while Receive or Pause runs, so
+// they must not block: their time counts as the peer's silence. What is nil is not called.
+type Handler struct {
+	// Receive gets every text frame that is a JSON object, except health checks and
+	// error frames. Frames that are anything else prove life and are dropped.
+	Receive func(Frame)
+	// Pause is called when all that had arrived was received, before the socket waits
+	// for more, and when it ends: a receiver may gather frames and hand them on together.
+	Pause func()
+	// Ended is called once, with why, as soon as the socket has ended. That may be before
+	// Serve returns, and then on another goroutine: a connection that the program dialled
+	// may hold up whoever reads it, for ever.
+	Ended func(*Error)
+}
+
+// Serve reads until the socket ends and returns why, always as an *Error. It calls the
+// handler on its own goroutine, but for Ended. An error frame ends the socket. Serve is
+// called at most once.
+func (s *Socket) Serve(h Handler) error {
+	s.mu.Lock()
+	s.handler = h
+	over := s.err
+	s.mu.Unlock()
+	if over != nil && h.Ended != nil {
+		h.Ended(over)
+	}
 	if s.taken.CompareAndSwap(false, true) {
-		s.link.pause = pause
-		why := s.read(receive)
-		if pause != nil {
-			pause()
-		}
-		s.end(why)
+		s.link.pause = h.Pause
+		s.serve(h)
 	} else {
 		<-s.gone
 	}
@@ -109,6 +123,24 @@ func (s *Socket) Serve(receive func(Frame), pause func()) error {
 	defer s.mu.Unlock()
 	return s.err
 }
+
+func (s *Socket) serve(h Handler) {
+	var why *Error
+	defer func() {
+		if why == nil {
+			why = &Error{Phase: "open", Kind: Network, Err: errGoroutine}
+		}
+		s.end(why)
+	}()
+	why = s.read(h.Receive)
+	if h.Pause != nil {
+		h.Pause()
+	}
+}
+
+// errGoroutine is the end of a socket whose connection, which a program may have made,
+// ended the goroutine that read it.
+var errGoroutine = errors.New("the connection ended the goroutine that read it")
 
 // Probe asks the peer for a sign of life: a health check goes out at once, and if
 // no frame comes within HealthTimeout less HealthCheckInterval the socket ends as
@@ -310,7 +342,7 @@ func (s *Socket) take(message []byte, receive func(Frame)) *Error {
 	switch kind := object.Text(e.typ); {
 	case e.isError(kind):
 		return s.told(&e, message)
-	case string(kind) != healthCheck:
+	case string(kind) != healthCheck && receive != nil:
 		e.deliver(message, receive)
 	}
 	return nil
@@ -388,9 +420,13 @@ func (s *Socket) end(why *Error) {
 		s.work--
 	}
 	s.work++
+	ended := s.handler.Ended
 	s.mu.Unlock()
+	defer s.leave() // even if a connection that the program dialled ends the goroutine
+	if ended != nil {
+		ended(why)
+	}
 	_ = s.link.wire.raw.Close()
-	s.leave()
 }
 
 // leave counts one piece of work as done. After the end no work begins, so the
@@ -452,31 +488,31 @@ func (s *Socket) silentAt() time.Duration {
 // writer if a health check is due and there is none.
 func (s *Socket) tick() {
 	defer s.leave()
-	if s.judge() {
+	switch why, writer := s.judge(); {
+	case why != nil:
+		s.end(why)
+	case writer:
 		s.write()
 	}
 }
 
-// judge ends the socket if something has taken too long, and sets the timer again. It
-// reports whether the caller is the writer now.
-func (s *Socket) judge() (writer bool) {
+// judge tells why the socket must end, if something has taken too long. Else it sets the
+// timer again, and reports whether the caller is the writer now.
+func (s *Socket) judge() (why *Error, writer bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
-		return false
+		return nil, false
 	}
 	if why := s.overdue(); why != nil {
-		s.mu.Unlock()
-		s.end(why)
-		s.mu.Lock()
-		return false
+		return why, false
 	}
 	if now := s.now(); now >= s.checkAt {
 		s.ask(now)
 		writer = s.claim()
 	}
 	s.armNext()
-	return writer
+	return nil, writer
 }
 
 // overdue tells what has taken too long, if anything has. The caller holds the lock.
@@ -524,15 +560,12 @@ func (s *Socket) claim() bool {
 // write is the writer.
 func (s *Socket) write() {
 	defer s.leave()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.err == nil {
-		deadline := time.Now().Add(s.o.WriteTimeout)
-		var err error
-		switch {
-		case s.hangBy != never:
-			deadline = s.began.Add(s.hangBy)
-			s.mu.Unlock()
+	for {
+		op, payload, deadline := s.due()
+		switch op {
+		case opContinuation:
+			return
+		case opClose:
 			_ = s.link.writeClose(closeNormal, deadline)
 			s.mu.Lock()
 			s.hangs()
@@ -540,29 +573,45 @@ func (s *Socket) write() {
 			if s.taken.CompareAndSwap(false, true) {
 				s.end(s.read(nil)) // nobody else reads on
 			}
-			s.mu.Lock()
 			return // still as the writer: nothing follows a close frame
-		case s.pongDue && s.writeErr == nil:
-			data := s.pong
-			s.pong, s.pongDue = nil, false
-			s.mu.Unlock()
-			err = s.link.write(opPong, data, deadline)
-			s.mu.Lock()
-		case s.checkDue && s.writeErr == nil:
-			s.checkDue = false
-			s.mu.Unlock()
-			err = s.link.write(opText, s.check(), deadline)
-			s.mu.Lock()
-		default:
-			s.writing = false
-			return
 		}
-		if err != nil && s.err == nil && s.hangBy == never {
-			// The peer may have said why before it stopped reading: reading goes on.
-			s.writeErr = fmt.Errorf("write: %w", err)
-			s.drainBy = s.now() + s.o.CloseTimeout
-			s.armNext()
+		if err := s.link.write(op, payload, deadline); err != nil {
+			s.failed(err)
 		}
+	}
+}
+
+// due returns the next frame for the writer; opContinuation: there is none, and the
+// caller is not the writer any more.
+func (s *Socket) due() (op byte, payload []byte, deadline time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	deadline = time.Now().Add(s.o.WriteTimeout)
+	switch {
+	case s.err != nil:
+		return opContinuation, nil, deadline
+	case s.hangBy != never:
+		return opClose, nil, s.began.Add(s.hangBy)
+	case s.pongDue && s.writeErr == nil:
+		payload, s.pong, s.pongDue = s.pong, nil, false
+		return opPong, payload, deadline
+	case s.checkDue && s.writeErr == nil:
+		s.checkDue = false
+		return opText, s.check(), deadline
+	}
+	s.writing = false
+	return opContinuation, nil, deadline
+}
+
+// failed takes a failed write. The peer may have said why before it stopped reading:
+// reading goes on for a while.
+func (s *Socket) failed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil && s.hangBy == never {
+		s.writeErr = fmt.Errorf("write: %w", err)
+		s.drainBy = s.now() + s.o.CloseTimeout
+		s.armNext()
 	}
 }
 

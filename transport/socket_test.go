@@ -35,11 +35,11 @@ func TestFrames(t *testing.T) {
 	inBubble(t, service, func(b *bench) {
 		b.options.MaxMessageBytes = 2 << 20
 		var got []string
-		err := b.dial().Serve(func(f Frame) {
+		err := b.dial().Serve(Handler{Receive: func(f Frame) {
 			if _, ok := twin(f.Raw); ok && len(f.Type) > 0 {
 				got = append(got, fmt.Sprintf("%s|%s|%s|%s", f.Type, f.CID, f.UserID, f.CreatedAt))
 			}
-		}, nil)
+		}})
 		want := []string{"a|messaging:x|bob|2026-01-01T00:00:00Z", "b||carl|", "custom|||"}
 		if strings.Join(got, "\n") != strings.Join(want, "\n") {
 			t.Errorf("S4: got %q, want %q", got, want)
@@ -280,7 +280,7 @@ func TestSignOfLifeTooLate(t *testing.T) {
 		p.drain()
 	}), func(b *bench) {
 		s := b.dial()
-		err := s.Serve(func(Frame) { time.Sleep(40 * time.Second) }, nil) // a check goes out meanwhile
+		err := s.Serve(Handler{Receive: func(Frame) { time.Sleep(40 * time.Second) }}) // a check goes out meanwhile
 		wantKind(t, asError(t, err), "open", Silent)
 		<-s.Gone()
 		time.Sleep(time.Hour)
@@ -303,7 +303,7 @@ func TestNeverServed(t *testing.T) {
 	inBubble(t, speak([]string{hello}, peer.drain), func(b *bench) {
 		s := b.dial()
 		wantSpan(t, "silence", 35*time.Second, func() { <-s.Gone() })
-		wantKind(t, asError(t, s.Serve(nil, nil)), "open", Silent)
+		wantKind(t, asError(t, s.Serve(Handler{})), "open", Silent)
 		s.HangUp()
 		s.Probe()
 		<-s.Hung()
@@ -451,11 +451,11 @@ func TestHangUp(t *testing.T) {
 				var hung atomic.Bool
 				if test.serve {
 					go func() {
-						run.ended <- asError(t, s.Serve(func(f Frame) {
+						run.ended <- asError(t, s.Serve(Handler{Receive: func(f Frame) {
 							if hung.Load() {
 								t.Error("a frame was received after HangUp")
 							}
-						}, nil))
+						}}))
 					}()
 					time.Sleep(10*time.Millisecond + time.Microsecond)
 				}
@@ -470,7 +470,7 @@ func TestHangUp(t *testing.T) {
 				}
 				wantSpan(t, "the goodbye", test.span, func() { <-s.Gone() })
 				if !test.serve {
-					run.ended <- asError(t, s.Serve(nil, nil))
+					run.ended <- asError(t, s.Serve(Handler{}))
 				}
 				wantKind(t, run.end(t), "open", HungUp)
 				if strings.Contains(name, "polite") && closeCode != 1000 {
@@ -491,13 +491,13 @@ func TestHangUpInsideReceive(t *testing.T) {
 		s := b.dial()
 		received := 0
 		wantSpan(t, "Serve", time.Hour, func() {
-			e := asError(t, s.Serve(func(Frame) {
+			e := asError(t, s.Serve(Handler{Receive: func(Frame) {
 				received++
 				s.HangUp()
 				<-s.Hung()
 				wantSpan(t, "the goodbye", time.Second, func() { <-s.Gone() })
 				time.Sleep(time.Hour - time.Second)
-			}, nil))
+			}}))
 			wantKind(t, e, "open", HungUp)
 		})
 		if received != 1 {
@@ -511,12 +511,12 @@ func TestHangUpInsideReceive(t *testing.T) {
 func TestHangUpWins(t *testing.T) {
 	inBubble(t, speak([]string{hello, `{"type":"a"}`, `{"error":{"code":40}}`}, func(p peer) { p.bye(1011, "") }), func(b *bench) {
 		s := b.dial()
-		e := asError(t, s.Serve(func(Frame) { s.HangUp() }, nil))
+		e := asError(t, s.Serve(Handler{Receive: func(Frame) { s.HangUp() }}))
 		wantKind(t, e, "open", HungUp)
 		s = b.dial()
 		s.HangUp()
 		s.end(s.told(&envelope{}, nil))
-		wantKind(t, asError(t, s.Serve(nil, nil)), "open", HungUp)
+		wantKind(t, asError(t, s.Serve(Handler{})), "open", HungUp)
 	})
 }
 
@@ -726,4 +726,75 @@ func TestIdleGoroutines(t *testing.T) {
 			run.end(t)
 		}
 	})
+}
+
+// M4: a connection that ends the goroutine which closes it leaves nothing behind, and one
+// whose Read never returns keeps its reader and nothing else: the end is told.
+func TestConnectionsOfPrograms(t *testing.T) {
+	for name, hook := range map[string]func(method string, free <-chan struct{}){
+		"Close ends its goroutine": func(method string, _ <-chan struct{}) {
+			if method == "Close" {
+				runtime.Goexit()
+			}
+		},
+		"Read blocks": func(method string, free <-chan struct{}) {
+			if method == "Read" {
+				<-free
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, speak([]string{hello}, func(p peer) { time.Sleep(time.Second); p.bye(1000, ""); p.drain() }), func(b *bench) {
+				armed, free, ended := new(atomic.Bool), make(chan struct{}), make(chan *Error, 1)
+				dial := b.options.DialContext
+				b.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					conn, err := dial(ctx, network, addr)
+					return hooked{conn, func(method string) {
+						if armed.Load() {
+							hook(method, free)
+						}
+					}}, err
+				}
+				s := b.dial()
+				armed.Store(true)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					s.Serve(Handler{Ended: func(why *Error) { ended <- why }})
+				}()
+				why, want := <-ended, Closed
+				if name == "Read blocks" {
+					want = Silent
+				}
+				wantKind(t, why, "open", want)
+				synctest.Wait()
+				if name != "Read blocks" {
+					<-s.Gone()
+				}
+				close(free)
+				<-done
+				<-s.Gone()
+				if len(ended) != 0 {
+					t.Error("the end was told twice")
+				}
+			})
+		})
+	}
+}
+
+type hooked struct {
+	net.Conn
+	hook func(method string)
+}
+
+func (c hooked) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.hook("Read")
+	return n, err
+}
+
+func (c hooked) Close() error {
+	err := c.Conn.Close()
+	c.hook("Close")
+	return err
 }
