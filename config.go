@@ -73,9 +73,12 @@ type Config struct {
 	// DialContext and in the callbacks of TLS, a call that would wait for the
 	// attempt itself gets ErrReentrant.
 	DialLimit func(context.Context) error
-	// DialContext opens the TCP connection. Nil: net.Dialer.
+	// DialContext opens the TCP connection. Nil: net.Dialer. Methods of the
+	// connection may panic or block: the socket ends, and another one opens.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// TLS is copied, and its MinVersion raised to TLS 1.2. Nil: the defaults.
+	// Its KeyLogWriter is written to and its ClientSessionCache filled a moment
+	// later, where they hold up nothing.
 	TLS *tls.Config
 	// Proxy chooses a proxy, as in http.Transport. Nil: none.
 	Proxy func(*http.Request) (*url.URL, error)

@@ -128,9 +128,12 @@ func New(cfg Config) (*Conn, error) {
 		return nil, err
 	}
 	c := &Conn{cfg: cfg, base: base, machine: machine, closedDown: make(chan struct{})}
+	if cfg.DialContext != nil {
+		c.cfg.DialContext = dialer(cfg.DialContext).contained()
+	}
 	c.dialer, err = transport.NewDialer(transport.Options{
 		BaseURL: base.String(), APIKey: cfg.APIKey, Client: clientName,
-		DialContext: cfg.DialContext, TLS: cfg.TLS, Proxy: cfg.Proxy,
+		DialContext: c.cfg.DialContext, TLS: c.containTLS(guard), Proxy: cfg.Proxy,
 		MaxMessageBytes: cfg.MaxMessageBytes, WriteTimeout: cfg.WriteTimeout, CloseTimeout: cfg.CloseTimeout,
 		HealthCheckInterval: cfg.HealthCheckInterval, HealthTimeout: cfg.HealthTimeout,
 		// Virtual time takes a network of its own, and what happens in it must not depend

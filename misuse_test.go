@@ -2,6 +2,8 @@ package chatconn_test
 
 import (
 	"context"
+	"crypto"
+	crand "crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -390,9 +392,109 @@ var callbacks = map[string]func(w *world, s *source, run func(ctx context.Contex
 	"VerifyConnection, with a context of its own": func(w *world, s *source, run func(context.Context)) {
 		w.secure().VerifyConnection = func(tls.ConnectionState) error { run(context.Background()); return nil }
 	},
+	"Time, with a context of its own": func(w *world, s *source, run func(context.Context)) {
+		w.secure().Time = func() time.Time { run(context.Background()); return time.Now() }
+	},
+	"Rand, with a context of its own": func(w *world, s *source, run func(context.Context)) {
+		w.secure().Rand = readFunc(func(p []byte) (int, error) { run(context.Background()); return crand.Read(p) })
+	},
+	"a private key, with a context of its own": func(w *world, s *source, run func(context.Context)) {
+		cfg := w.secure()
+		cert := newAuthority(w.T).issue(w.T, nil)
+		cert.PrivateKey = hookedKey{cert.PrivateKey.(crypto.Signer), func() { run(context.Background()) }}
+		cfg.Certificates = []tls.Certificate{cert}
+	},
+	"Get of ClientSessionCache, with a context of its own": func(w *world, s *source, run func(context.Context)) {
+		w.secure().ClientSessionCache = hookedCache{tls.NewLRUClientSessionCache(1), func() { run(context.Background()) }, func() {}}
+	},
+	"Put of ClientSessionCache": func(w *world, s *source, run func(context.Context)) {
+		w.secure().ClientSessionCache = hookedCache{tls.NewLRUClientSessionCache(1), func() {}, func() { run(context.Background()) }}
+	},
+	"KeyLogWriter": func(w *world, s *source, run func(context.Context)) {
+		w.secure().KeyLogWriter = writer(func() { run(context.Background()) })
+	},
+	"Read of a connection, with a context of its own": func(w *world, s *source, run func(context.Context)) {
+		w.hookConnections(func(method string) {
+			if method == "Read" {
+				run(context.Background())
+			}
+		})
+	},
+	"Write of a connection, with a context of its own": func(w *world, s *source, run func(context.Context)) {
+		w.hookConnections(func(method string) {
+			if method == "Write" {
+				run(context.Background())
+			}
+		})
+	},
 	"watcher loop": nil,
 	"event loop":   nil,
 }
+
+// hookConnections has a hook called in the methods of every connection that is dialled,
+// after their work is done.
+func (w *world) hookConnections(hook func(method string)) {
+	dial := w.config.DialContext
+	w.config.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return hookedConn{conn, hook}, nil
+	}
+}
+
+type hookedConn struct {
+	net.Conn
+	hook func(method string)
+}
+
+func (c hookedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.hook("Read")
+	return n, err
+}
+
+func (c hookedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.hook("Write")
+	return n, err
+}
+
+func (c hookedConn) Close() error {
+	err := c.Conn.Close()
+	c.hook("Close")
+	return err
+}
+
+type hookedKey struct {
+	crypto.Signer
+	hook func()
+}
+
+func (k hookedKey) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	k.hook()
+	return k.Signer.Sign(rand, digest, opts)
+}
+
+type hookedCache struct {
+	tls.ClientSessionCache
+	get, put func()
+}
+
+func (c hookedCache) Get(key string) (*tls.ClientSessionState, bool) {
+	c.get()
+	return c.ClientSessionCache.Get(key)
+}
+
+func (c hookedCache) Put(key string, state *tls.ClientSessionState) {
+	c.put()
+	c.ClientSessionCache.Put(key, state)
+}
+
+type readFunc func(p []byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
 // secure puts TLS before the server and returns the configuration of the next Conn,
 // which trusts it.
@@ -518,7 +620,10 @@ func (w *world) ended(callback, verb string, err error, took time.Duration) {
 	case "source", "source, with a context of its own":
 		inSource = true
 	case "DialLimit", "DialContext", "DialContext, with a context of its own", "Proxy",
-		"GetClientCertificate", "VerifyPeerCertificate, with a context of its own", "VerifyConnection, with a context of its own":
+		"GetClientCertificate", "VerifyPeerCertificate, with a context of its own", "VerifyConnection, with a context of its own",
+		"Time, with a context of its own", "Rand, with a context of its own", "a private key, with a context of its own",
+		"Get of ClientSessionCache, with a context of its own",
+		"Read of a connection, with a context of its own", "Write of a connection, with a context of its own":
 		opens = true
 	default:
 		return
@@ -597,9 +702,7 @@ func TestCallbacksThatPanic(t *testing.T) {
 // C9, O2: the program's code may block for ever. The connection goes on where it
 // does not need that code, and Close does not wait for it.
 func TestCallbacksThatBlock(t *testing.T) {
-	goesOn := map[string]bool{"logger": true, "Record": true, "watcher loop": true, "event loop": true,
-		"DialContext": true, "DialContext, with a context of its own": true, "Proxy": true, // the next attempt
-		"GetClientCertificate": true, "VerifyPeerCertificate, with a context of its own": true, "VerifyConnection, with a context of its own": true}
+	holdsUp := map[string]bool{"source": true, "source, with a context of its own": true, "DialLimit": true} // all else is left behind
 	for callback := range callbacks {
 		t.Run(callback, func(t *testing.T) {
 			inWorld(t, nil, func(w *world) {
@@ -610,10 +713,10 @@ func TestCallbacksThatBlock(t *testing.T) {
 				for range 2000 {
 					_, _ = w.server.Emit("john", map[string]any{"type": "x"})
 				}
-				if goesOn[callback] {
-					w.is(fsm.Connected)
-				} else {
+				if holdsUp[callback] {
 					w.is(fsm.Connecting)
+				} else {
+					w.is(fsm.Connected)
 				}
 				began := time.Now()
 				w.close()
@@ -826,11 +929,20 @@ func oneSocketAtATime(w *world) {
 // Either is that request's error, at once, and the next one goes out.
 func TestOpeningFailsUnderARequest(t *testing.T) {
 	bad := map[string]func(){"panics": func() { panic("hunter2") }, "ends its goroutine": runtime.Goexit}
-	for _, callback := range []string{"DialContext", "Proxy", "GetClientCertificate",
-		"VerifyPeerCertificate, with a context of its own", "VerifyConnection, with a context of its own"} {
+	const (
+		fails   = iota
+		inWords // crypto/tls keeps the text of the error
+		goesOn  // without the hook
+	)
+	for callback, end := range map[string]int{"DialContext": fails, "Proxy": fails, "GetClientCertificate": fails,
+		"VerifyPeerCertificate, with a context of its own": fails, "VerifyConnection, with a context of its own": fails,
+		"Rand, with a context of its own": inWords, "a private key, with a context of its own": inWords,
+		"Read of a connection, with a context of its own": fails, "Write of a connection, with a context of its own": fails,
+		"Time, with a context of its own": goesOn, "Get of ClientSessionCache, with a context of its own": goesOn,
+		"Put of ClientSessionCache": goesOn, "KeyLogWriter": goesOn} {
 		for how, act := range bad {
-			if callback == "Proxy" && how != "panics" {
-				continue // that is the goroutine of the request
+			if how != "panics" && (callback == "Proxy" || strings.HasSuffix(callback, "of a connection, with a context of its own")) {
+				continue // that is the goroutine of the request, or one of net/http
 			}
 			t.Run(callback+"/"+how, func(t *testing.T) {
 				inWorld(t, nil, func(w *world) {
@@ -846,11 +958,11 @@ func TestOpeningFailsUnderARequest(t *testing.T) {
 					client := w.conn.HTTPClient()
 					broken.Store(true)
 					o := do(w.Context(), client, w.config.BaseURL+"/app", "")
-					if o.err == nil || strings.Contains(o.err.Error(), "hunter2") || o.took != 0 {
+					if (o.err == nil) != (end == goesOn) || o.err != nil && strings.Contains(o.err.Error(), "hunter2") || o.took != 0 {
 						w.Errorf("the request ended after %v with %v", o.took, o)
 					}
 					var panicked *chatconn.PanicError
-					if how == "panics" && !errors.As(o.err, &panicked) {
+					if how == "panics" && end == fails && !errors.As(o.err, &panicked) {
 						w.Errorf("the request ended with %v", o.err)
 					}
 					broken.Store(false)
@@ -863,6 +975,111 @@ func TestOpeningFailsUnderARequest(t *testing.T) {
 			})
 		}
 	}
+}
+
+// M4, H2: a connection that the program made may panic, end the goroutine that it is
+// called on, or block for ever, also when its socket is long open. The socket ends, within
+// the time in which silence is found, another opens, and Close waits for nothing.
+func TestConnectionsThatMisbehave(t *testing.T) {
+	// The first health check goes out after 25 s, and is answered. What does not fail then
+	// is found by silence: after 35 s if the answer is stuck, 35 s later if all that comes next is.
+	found := map[string]time.Duration{
+		"Read/panics": 25 * time.Second, "Read/ends its goroutine": 25 * time.Second, "Read/blocks": 35 * time.Second,
+		"Write/panics": 26 * time.Second, "Write/ends its goroutine": 60 * time.Second, "Write/blocks": 60 * time.Second,
+	}
+	for _, method := range []string{"Read", "Write", "Close"} {
+		for then, act := range afterwards {
+			if then == "returns" {
+				continue
+			}
+			t.Run(method+"/"+then, func(t *testing.T) {
+				inWorld(t, nil, func(w *world) {
+					var armed atomic.Bool
+					free := make(chan struct{})
+					w.hookConnections(func(called string) {
+						if called == method && armed.CompareAndSwap(true, false) {
+							act(free)
+						}
+					})
+					w.conn = w.newConn()
+					w.login(w.source("john"))
+					armed.Store(true)
+					if method == "Close" {
+						w.server.DropAll()
+					}
+					began := time.Now()
+					changes := w.conn.Watch(w.Context())
+					for c := range changes {
+						if c.From == fsm.Connected && c.To != fsm.Connected {
+							if took := time.Since(began).Round(time.Second); took != found[method+"/"+then] {
+								w.Errorf("the loss was found after %v", took)
+							}
+							break
+						}
+					}
+					w.be(fsm.Connected)
+					if armed.Load() {
+						w.Error("nothing misbehaved")
+					}
+					if err := w.conn.Stats().LastError; err == nil || strings.Contains(err.Error(), "hunter2") {
+						w.Errorf("the last error is %v", err)
+					}
+					began = time.Now()
+					w.close()
+					if took := time.Since(began); took > 1100*time.Millisecond {
+						w.Errorf("Close took %v", took)
+					}
+					close(free)
+				})
+			})
+		}
+	}
+}
+
+// M4: what a dialer of the program returns is not believed blindly.
+func TestImpossibleConnections(t *testing.T) {
+	for _, n := range []int{-1, 1 << 40} {
+		inWorld(t, nil, func(w *world) {
+			var lie, none atomic.Bool
+			dial := w.config.DialContext
+			w.config.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := dial(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				if none.CompareAndSwap(true, false) {
+					return nil, conn.Close()
+				}
+				return miscounting{conn, &lie, n}, nil
+			}
+			w.conn = w.newConn()
+			w.login(w.source("john"))
+			none.Store(true)
+			lie.Store(true)
+			_, _ = w.server.Emit("john", map[string]any{"type": "x"})
+			synctest.Wait()
+			w.be(fsm.Connected)
+			if s := w.conn.Stats(); s.Attempts != 3 || s.Reconnects != 1 || s.Loads != 1 || s.LastError == nil {
+				w.Errorf("a count of %d: %+v", n, s)
+			}
+			w.close()
+		})
+	}
+}
+
+// miscounting lies once about what it has read.
+type miscounting struct {
+	net.Conn
+	lie *atomic.Bool
+	n   int
+}
+
+func (c miscounting) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.lie.CompareAndSwap(true, false) {
+		return c.n, err
+	}
+	return n, err
 }
 
 // M4: the program's code may end the goroutine that it is called on. That is a

@@ -5,7 +5,6 @@ import (
 	"container/list"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -85,7 +84,7 @@ func newRoundTripper(c *Conn) *roundTripper {
 			MaxResponseHeaderBytes: maxAnswerHeader,
 		}
 		if c.cfg.TLS != nil {
-			own.TLSClientConfig = contained(c.cfg.TLS)
+			own.TLSClientConfig = c.containTLS(apart) // net/http shakes hands on a goroutine of its own, and waits for it
 			own.TLSClientConfig.MinVersion = max(own.TLSClientConfig.MinVersion, tls.VersionTLS12)
 		}
 		t.base, t.own = own, true
@@ -128,51 +127,6 @@ func (t *roundTripper) dial(ctx context.Context, network, addr string) (conn net
 		err = ErrDisconnected
 	}
 	return conn, err
-}
-
-// apart runs code of the program on a goroutine of its own, where it may panic and
-// which it may end. Either is an error. Specification: M4.
-func apart(f func() error) error {
-	err := errEnded
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		err = guard(f)
-	}()
-	<-over
-	return err
-}
-
-// contained returns a copy whose callbacks are run apart: net/http shakes hands on a
-// goroutine of its own, where a panic would end the program, and waits for it.
-// Specification: M4.
-func contained(program *tls.Config) *tls.Config {
-	cfg := program.Clone()
-	if f := cfg.GetClientCertificate; f != nil {
-		cfg.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (cert *tls.Certificate, err error) {
-			err = apart(func() (err error) {
-				cert, err = f(asked)
-				return err
-			})
-			return cert, err
-		}
-	}
-	if f := cfg.VerifyPeerCertificate; f != nil {
-		cfg.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
-			return apart(func() error { return f(raw, chains) })
-		}
-	}
-	if f := cfg.VerifyConnection; f != nil {
-		cfg.VerifyConnection = func(state tls.ConnectionState) error {
-			return apart(func() error { return f(state) })
-		}
-	}
-	if f := cfg.EncryptedClientHelloRejectionVerify; f != nil {
-		cfg.EncryptedClientHelloRejectionVerify = func(state tls.ConnectionState) error {
-			return apart(func() error { return f(state) })
-		}
-	}
-	return cfg
 }
 
 // dials are the connections that are being opened for API requests.

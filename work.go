@@ -309,21 +309,3 @@ func (c *Conn) listen(n *note) {
 		<-w.socket.Gone()
 	}()
 }
-
-// guard turns a panic of the program's code into an error.
-func guard(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = &PanicError{fmt.Sprintf("%T", p)}
-		}
-	}()
-	return f()
-}
-
-// PanicError reports a panic in the program's own code: a dialer, a limit, a
-// logger. Its value is left out, since it may hold a secret.
-type PanicError struct{ Type string }
-
-func (e *PanicError) Error() string {
-	return "chatconn: a panic of type " + e.Type + " in the program's code"
-}

@@ -1,0 +1,253 @@
+package chatconn
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+// What the program gives us to call may panic, and may end the goroutine that calls it.
+// Here either becomes an error, before it reaches code that expects neither: crypto/tls,
+// net/http, the goroutine that reads. Specification: M4.
+
+// PanicError reports a panic in the program's own code: a dialer, a connection that it
+// made, a hook of TLS, a limit, a logger. Its value is left out, since it may hold a
+// secret.
+type PanicError struct{ Type string }
+
+func (e *PanicError) Error() string {
+	return "chatconn: a panic of type " + e.Type + " in the program's code"
+}
+
+// A fence runs code of the program. Its error is the code's, or tells what else the code
+// did.
+type fence func(code func() error) error
+
+// guard turns a panic into an error. What ends the goroutine ends the caller's.
+func guard(code func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &PanicError{fmt.Sprintf("%T", p)}
+		}
+	}()
+	return code()
+}
+
+// apart runs the code on a goroutine of its own, which it may end.
+func apart(code func() error) error {
+	err := errEnded
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		err = guard(code)
+	}()
+	<-over
+	return err
+}
+
+var (
+	errNoConnection = errors.New("chatconn: DialContext returned neither a connection nor an error")
+	errCount        = errors.New("chatconn: the program's code says that it read more than there was room for")
+)
+
+type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// contained is the dialer whose connections are contained. What the dialer itself does is
+// for its callers to fence: they know the goroutine.
+func (dial dialer) contained() dialer {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		switch {
+		case err != nil:
+			return nil, err
+		case conn == nil:
+			return nil, errNoConnection
+		}
+		return &containedConn{conn}, nil
+	}
+}
+
+// containedConn is a connection that the program made. Others read and write it, on
+// goroutines where a panic would end the program.
+type containedConn struct{ net.Conn }
+
+func (c *containedConn) Read(p []byte) (n int, err error) { return contained(guard, p, c.Conn.Read) }
+
+func (c *containedConn) Write(p []byte) (n int, err error) { return contained(guard, p, c.Conn.Write) }
+
+func (c *containedConn) Close() error { return guard(c.Conn.Close) }
+
+func (c *containedConn) SetDeadline(t time.Time) error {
+	return guard(func() error { return c.Conn.SetDeadline(t) })
+}
+
+func (c *containedConn) SetReadDeadline(t time.Time) error {
+	return guard(func() error { return c.Conn.SetReadDeadline(t) })
+}
+
+func (c *containedConn) SetWriteDeadline(t time.Time) error {
+	return guard(func() error { return c.Conn.SetWriteDeadline(t) })
+}
+
+// contained reads or writes, and believes no impossible count.
+func contained(in fence, p []byte, code func([]byte) (int, error)) (n int, err error) {
+	err = in(func() (err error) {
+		n, err = code(p)
+		return err
+	})
+	if n < 0 || n > len(p) {
+		return 0, errors.Join(errCount, err)
+	}
+	return n, err
+}
+
+// containTLS returns a copy of Config.TLS whose hooks run in a fence. The two that have
+// no say run in the side lane, where they hold up nobody: one is called under a lock that
+// all connections of the process share, the other on the goroutine that reads.
+func (c *Conn) containTLS(in fence) *tls.Config {
+	if c.cfg.TLS == nil {
+		return nil
+	}
+	cfg := c.cfg.TLS.Clone()
+	if f := cfg.GetClientCertificate; f != nil {
+		cfg.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (cert *tls.Certificate, err error) {
+			err = in(func() (err error) {
+				cert, err = f(asked)
+				return err
+			})
+			if err == nil && cert != nil {
+				contained := containCertificate(in, *cert)
+				cert = &contained
+			}
+			return cert, err
+		}
+	}
+	if f := cfg.VerifyPeerCertificate; f != nil {
+		cfg.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
+			return in(func() error { return f(raw, chains) })
+		}
+	}
+	if f := cfg.VerifyConnection; f != nil {
+		cfg.VerifyConnection = func(state tls.ConnectionState) error {
+			return in(func() error { return f(state) })
+		}
+	}
+	if f := cfg.EncryptedClientHelloRejectionVerify; f != nil {
+		cfg.EncryptedClientHelloRejectionVerify = func(state tls.ConnectionState) error {
+			return in(func() error { return f(state) })
+		}
+	}
+	if f := cfg.Time; f != nil {
+		cfg.Time = func() (now time.Time) {
+			if in(func() error {
+				now = f()
+				return nil
+			}) != nil {
+				return time.Now()
+			}
+			return now
+		}
+	}
+	if r := cfg.Rand; r != nil {
+		cfg.Rand = readFunc(func(p []byte) (int, error) { return contained(in, p, r.Read) })
+	}
+	if w := cfg.KeyLogWriter; w != nil {
+		cfg.KeyLogWriter = writeFunc(func(line []byte) {
+			line = append([]byte(nil), line...)
+			c.side.do(func() { _, _ = w.Write(line) })
+		})
+	}
+	if cache := cfg.ClientSessionCache; cache != nil {
+		cfg.ClientSessionCache = &containedCache{cache, in, &c.side}
+	}
+	for i, cert := range cfg.Certificates {
+		if i == 0 {
+			cfg.Certificates = append([]tls.Certificate(nil), cfg.Certificates...)
+		}
+		cfg.Certificates[i] = containCertificate(in, cert)
+	}
+	return cfg
+}
+
+type readFunc func(p []byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
+
+type writeFunc func(p []byte)
+
+func (f writeFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
+}
+
+type containedCache struct {
+	cache tls.ClientSessionCache
+	in    fence
+	side  *lane
+}
+
+func (c *containedCache) Get(key string) (state *tls.ClientSessionState, ok bool) {
+	if c.in(func() error {
+		state, ok = c.cache.Get(key)
+		return nil
+	}) != nil {
+		return nil, false
+	}
+	return state, ok
+}
+
+func (c *containedCache) Put(key string, state *tls.ClientSessionState) {
+	c.side.do(func() { c.cache.Put(key, state) })
+}
+
+// containCertificate fences the private key, which may be a device or a remote service.
+func containCertificate(in fence, cert tls.Certificate) tls.Certificate {
+	if key, ok := cert.PrivateKey.(crypto.Signer); ok {
+		contained := &containedKey{key, in}
+		cert.PrivateKey = contained
+		if key, ok := key.(crypto.MessageSigner); ok {
+			cert.PrivateKey = &containedMessageKey{contained, key}
+		}
+	}
+	return cert
+}
+
+type containedKey struct {
+	key crypto.Signer
+	in  fence
+}
+
+func (k *containedKey) Public() (public crypto.PublicKey) {
+	_ = k.in(func() error {
+		public = k.key.Public()
+		return nil
+	})
+	return public // nil is the key of no algorithm
+}
+
+func (k *containedKey) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) (signature []byte, err error) {
+	err = k.in(func() (err error) {
+		signature, err = k.key.Sign(rand, digest, opts)
+		return err
+	})
+	return signature, err
+}
+
+type containedMessageKey struct {
+	*containedKey
+	key crypto.MessageSigner
+}
+
+func (k *containedMessageKey) SignMessage(rand io.Reader, message []byte, opts crypto.SignerOpts) (signature []byte, err error) {
+	err = k.in(func() (err error) {
+		signature, err = k.key.SignMessage(rand, message, opts)
+		return err
+	})
+	return signature, err
+}
