@@ -77,8 +77,9 @@ func TestChecksTogether(t *testing.T) {
 	}
 }
 
-// H1: once many are few again, a new one keeps to its own time.
-func TestChecksOfFewAgain(t *testing.T) {
+// H1: beside many, a socket that is not to join keeps to its own time; so does each
+// once many are few again.
+func TestChecksBesideMany(t *testing.T) {
 	var latest atomic.Int64
 	inBubble(t, speak([]string{hello}, func(p peer) {
 		for {
@@ -89,30 +90,40 @@ func TestChecksOfFewAgain(t *testing.T) {
 			p.say(`{"type":"health.check","connection_id":"id-1"}`)
 		}
 	}), func(b *bench) {
-		b.options.Together = true
-		var all []*session
-		hangUp := func(n int) {
-			for _, s := range all[:n] {
+		hangUp := func(all ...*session) {
+			for _, s := range all {
 				s.HangUp()
 				wantKind(t, s.end(t), "open", HungUp)
 			}
-			all = all[n:]
 		}
+		b.options.Together = true
+		var all []*session
 		for range many {
 			all = append(all, b.serve())
 		}
-		for _, want := range []time.Duration{25*time.Second - 7*time.Millisecond, 25 * time.Second} {
+		for i, test := range []struct {
+			leave    int // before it opens, 7 ms later in the others' interval than the one before
+			together bool
+			want     time.Duration
+		}{
+			{0, false, 25 * time.Second},
+			{0, true, 25*time.Second - 14*time.Millisecond},
+			{2, true, 25 * time.Second},
+		} {
+			hangUp(all[:test.leave]...)
+			all = all[test.leave:]
 			time.Sleep(7 * time.Millisecond)
+			b.options.Together = test.together
 			opened := time.Now()
-			all = append(all, b.serve())
+			newest := b.serve()
 			time.Sleep(25 * time.Second)
 			synctest.Wait()
-			if got := time.Unix(0, latest.Load()).Sub(opened); got != want {
-				t.Errorf("one of %d: its first check went out after %v, want %v", len(all), got, want)
+			if got := time.Unix(0, latest.Load()).Sub(opened); got != test.want {
+				t.Errorf("%d: its first check went out after %v, want %v", i, got, test.want)
 			}
-			hangUp(2)
+			hangUp(newest)
 		}
-		hangUp(len(all))
+		hangUp(all...)
 	})
 }
 
