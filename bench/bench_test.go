@@ -223,10 +223,13 @@ func connectBare(base string) *bareClient {
 	c := &bareClient{id: hello.ConnectionID, me: hello.Me, ws: ws}
 	check := fmt.Appendf(nil, `{"type":"health.check","client_id":%q}`, c.id)
 	const interval = 25 * time.Second
+	set := make(chan struct{})
 	c.timer = time.AfterFunc(interval, func() {
+		<-set
 		c.timer.Reset(interval)
 		_ = ws.WriteMessage(websocket.TextMessage, check)
 	})
+	close(set)
 	go func() {
 		for {
 			if _, _, err := ws.ReadMessage(); err != nil {
