@@ -52,6 +52,7 @@ type Socket struct {
 	phase string
 
 	checkAt, probeBy, drainBy, hangBy time.Duration // moments; never if none is set
+	writeBy                           time.Duration // when a write is so late that it will not fail any more
 
 	writing           bool // the writer lives
 	checkDue, pongDue bool // what it is to send, besides the close frame once hangBy is set
@@ -66,7 +67,7 @@ func newSocket(w *wire, o *Options, redact func(string) string) *Socket {
 	s := &Socket{
 		o: o, redact: redact, began: time.Now(), phase: "hello",
 		hung: make(chan struct{}), gone: make(chan struct{}),
-		checkAt: never, probeBy: never, drainBy: never, hangBy: never,
+		checkAt: never, probeBy: never, drainBy: never, hangBy: never, writeBy: never,
 	}
 	s.link.begin(w, s.heard)
 	return s
@@ -515,6 +516,10 @@ func (s *Socket) judge() (why *Error, writer bool) {
 	return nil, writer
 }
 
+// errNoWriter is the end of a socket whose connection, which a program may have made, holds
+// up the goroutine that writes, deadline or not, or ended it.
+var errNoWriter = errors.New("the connection holds up the goroutine that writes, or ended it")
+
 // overdue tells what has taken too long, if anything has. The caller holds the lock.
 func (s *Socket) overdue() *Error {
 	now, e := s.now(), &Error{Phase: s.phase}
@@ -533,6 +538,8 @@ func (s *Socket) overdue() *Error {
 		e.Kind = Unanswered
 	case now >= s.silentAt():
 		e.Kind = Silent
+	case now >= s.writeBy: // no timer waits for that: the next health check's finds it
+		e.Kind, e.Err = Network, errNoWriter
 	default:
 		return nil
 	}
@@ -587,6 +594,7 @@ func (s *Socket) due() (op byte, payload []byte, deadline time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	deadline = time.Now().Add(s.o.WriteTimeout)
+	s.writeBy = s.now() + s.o.WriteTimeout + s.o.CloseTimeout
 	switch {
 	case s.err != nil:
 		return opContinuation, nil, deadline
@@ -599,7 +607,7 @@ func (s *Socket) due() (op byte, payload []byte, deadline time.Time) {
 		s.checkDue = false
 		return opText, s.check(), deadline
 	}
-	s.writing = false
+	s.writing, s.writeBy = false, never
 	return opContinuation, nil, deadline
 }
 

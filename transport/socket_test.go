@@ -303,7 +303,11 @@ func TestNeverServed(t *testing.T) {
 	inBubble(t, speak([]string{hello}, peer.drain), func(b *bench) {
 		s := b.dial()
 		wantSpan(t, "silence", 35*time.Second, func() { <-s.Gone() })
-		wantKind(t, asError(t, s.Serve(Handler{})), "open", Silent)
+		var told []*Error
+		wantKind(t, asError(t, s.Serve(Handler{Ended: func(why *Error) { told = append(told, why) }})), "open", Silent)
+		if len(told) != 1 || told[0].Kind != Silent {
+			t.Errorf("the end was told as %v", told)
+		}
 		s.HangUp()
 		s.Probe()
 		<-s.Hung()
@@ -728,6 +732,40 @@ func TestIdleGoroutines(t *testing.T) {
 	})
 }
 
+// H2: a connection that holds up a write beyond its deadline, or ends the goroutine that
+// writes, ends its socket with the next health check, though frames come all the time.
+func TestWriterThatIsHeldUp(t *testing.T) {
+	for name, stick := range map[string]func(free <-chan struct{}){
+		"blocks": func(free <-chan struct{}) { <-free }, "ends its goroutine": func(<-chan struct{}) { runtime.Goexit() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, speak([]string{hello}, func(p peer) {
+				go p.drain()
+				for p.WriteMessage(websocket.TextMessage, []byte(`{"type":"x"}`)) == nil {
+					time.Sleep(time.Second)
+				}
+			}), func(b *bench) {
+				var armed atomic.Bool
+				free := make(chan struct{})
+				dial := b.options.DialContext
+				b.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					conn, err := dial(ctx, network, addr)
+					return hooked{conn, func(method string) {
+						if method == "Write" && armed.Load() {
+							stick(free)
+						}
+					}}, err
+				}
+				s := b.dial()
+				armed.Store(true)
+				wantSpan(t, "the end", 50*time.Second, func() { wantKind(t, asError(t, s.Serve(Handler{})), "open", Network) })
+				close(free)
+				<-s.Gone()
+			})
+		})
+	}
+}
+
 // M4: a connection that ends the goroutine which closes it leaves nothing behind, and one
 // whose Read never returns keeps its reader and nothing else: the end is told.
 func TestConnectionsOfPrograms(t *testing.T) {
@@ -790,6 +828,12 @@ type hooked struct {
 func (c hooked) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.hook("Read")
+	return n, err
+}
+
+func (c hooked) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.hook("Write")
 	return n, err
 }
 
