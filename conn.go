@@ -264,8 +264,7 @@ func (c *Conn) leave(ctx context.Context, verb fsm.Event) error {
 	if r.err != nil {
 		return r.err
 	}
-	c.closeIdle()
-	return c.awaitEnd(ctx, began, r.ending)
+	return c.awaitEnd(ctx, began, append(r.ending, c.closeIdle()))
 }
 
 // Close ends the Conn for good: it disconnects, closes the channels of Watch and

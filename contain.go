@@ -1,6 +1,7 @@
 package chatconn
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -9,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -54,6 +57,7 @@ func apart(code func() error) error {
 var (
 	errNoConnection = errors.New("chatconn: DialContext returned neither a connection nor an error")
 	errCount        = errors.New("chatconn: the program's code says that it read more than there was room for")
+	errLate         = fmt.Errorf("chatconn: the program's connection holds up its caller: %w", os.ErrDeadlineExceeded)
 )
 
 type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -69,21 +73,66 @@ func (dial dialer) contained() dialer {
 		case conn == nil:
 			return nil, errNoConnection
 		}
-		return &containedConn{conn}, nil
+		return &containedConn{Conn: conn}, nil
 	}
 }
 
 // containedConn is a connection that the program made. Others read and write it, on
 // goroutines where a panic would end the program.
-type containedConn struct{ net.Conn }
+type containedConn struct {
+	net.Conn
+	writeBy atomic.Pointer[time.Time] // nil: a write may take its time
+}
+
+// aMoment is how much longer than it should a method of a connection may take to come
+// back by itself.
+const aMoment = 100 * time.Millisecond
 
 func (c *containedConn) Read(p []byte) (n int, err error) { return contained(guard, p, c.Conn.Read) }
 
-func (c *containedConn) Write(p []byte) (n int, err error) { return contained(guard, p, c.Conn.Write) }
+// Write keeps to its deadline, whatever the program's connection does: crypto/tls and
+// net/http say goodbye under locks. Specification: H2.
+func (c *containedConn) Write(p []byte) (n int, err error) {
+	by := c.writeBy.Load()
+	if by == nil {
+		return contained(guard, p, c.Conn.Write)
+	}
+	p = bytes.Clone(p) // what is late keeps it
+	return within(time.Until(*by)+aMoment, func() (int, error) { return contained(guard, p, c.Conn.Write) })
+}
 
-func (c *containedConn) Close() error { return guard(c.Conn.Close) }
+// Close does not wait for a connection that is stuck: net/http closes under locks that
+// every request needs.
+func (c *containedConn) Close() error {
+	_, err := within(aMoment, func() (int, error) { return 0, guard(c.Conn.Close) })
+	return err
+}
+
+// within runs the code on a goroutine of its own, which it may end, and leaves it behind
+// if it takes too long.
+func within(limit time.Duration, code func() (int, error)) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	over := make(chan result, 1)
+	go func() {
+		r := result{0, errEnded}
+		defer func() { over <- r }()
+		r.n, r.err = code()
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case r := <-over:
+		return r.n, r.err
+	case <-timer.C:
+		return 0, errLate
+	}
+}
 
 func (c *containedConn) SetDeadline(t time.Time) error {
+	c.setWriteBy(t)
 	return guard(func() error { return c.Conn.SetDeadline(t) })
 }
 
@@ -92,7 +141,16 @@ func (c *containedConn) SetReadDeadline(t time.Time) error {
 }
 
 func (c *containedConn) SetWriteDeadline(t time.Time) error {
+	c.setWriteBy(t)
 	return guard(func() error { return c.Conn.SetWriteDeadline(t) })
+}
+
+func (c *containedConn) setWriteBy(t time.Time) {
+	if t.IsZero() {
+		c.writeBy.Store(nil)
+	} else {
+		c.writeBy.Store(&t)
+	}
 }
 
 // contained reads or writes, and believes no impossible count.

@@ -104,7 +104,7 @@ var (
 // Causes that only a Change, a log or a wrapped error shows.
 var (
 	errAbandoned = errors.New("chatconn: every caller left before the first success")
-	errEnded     = errors.New("chatconn: the program's code ended the goroutine of the dial")
+	errEnded     = errors.New("chatconn: the program's code ended the goroutine that it was called on")
 	errOverdue   = fmt.Errorf("chatconn: the attempt was not over: %w", context.DeadlineExceeded)
 )
 

@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"runtime"
 	"slices"
@@ -981,11 +982,12 @@ func TestOpeningFailsUnderARequest(t *testing.T) {
 // called on, or block for ever, also when its socket is long open. The socket ends, within
 // the time in which silence is found, another opens, and Close waits for nothing.
 func TestConnectionsThatMisbehave(t *testing.T) {
-	// The first health check goes out after 25 s, and is answered. What does not fail then
-	// is found by silence: after 35 s if the answer is stuck, 35 s later if all that comes next is.
+	// The first health check goes out after 25 s, and is answered. What fails then is found
+	// then, a write after the second in which the peer may say why, a late one 5 s later. An
+	// answer that is stuck is found by silence, after 35 s.
 	found := map[string]time.Duration{
 		"Read/panics": 25 * time.Second, "Read/ends its goroutine": 25 * time.Second, "Read/blocks": 35 * time.Second,
-		"Write/panics": 26 * time.Second, "Write/ends its goroutine": 60 * time.Second, "Write/blocks": 60 * time.Second,
+		"Write/panics": 26 * time.Second, "Write/ends its goroutine": 26 * time.Second, "Write/blocks": 31 * time.Second,
 	}
 	for _, method := range []string{"Read", "Write", "Close"} {
 		for then, act := range afterwards {
@@ -1034,6 +1036,59 @@ func TestConnectionsThatMisbehave(t *testing.T) {
 			})
 		}
 	}
+}
+
+// M4, C7, C9: net/http closes idle connections under locks, and says goodbye on those
+// with TLS. Leaving does not wait for one that the program made and that is stuck in that.
+func TestConnectionsStuckInClosing(t *testing.T) {
+	for _, method := range []string{"Close", "Write"} {
+		t.Run(method, func(t *testing.T) {
+			w := realWorld(t, func(c *chatconn.Config) { c.CloseTimeout = 100 * time.Millisecond })
+			trusted, slow := newAuthority(t), make(chan struct{})
+			w.config.BaseURL = secure(t, w.server, &tls.Config{Certificates: []tls.Certificate{trusted.issue(t, nil)}})
+			w.config.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
+			w.config.TLS.RootCAs.AddCert(trusted.cert)
+			w.config.DialContext = new(net.Dialer).DialContext
+			var armed atomic.Bool
+			w.hookConnections(func(called string) {
+				if called == method && armed.Load() {
+					<-slow
+				}
+			})
+			defer close(slow)
+			w.conn = w.newConn()
+			w.login(w.source("john"))
+			if o := do(t.Context(), w.conn.HTTPClient(), w.config.BaseURL+"/app", ""); o.status != http.StatusOK {
+				t.Fatal(o)
+			}
+			armed.Store(true)
+			if err := w.conn.Disconnect(t.Context(), chatconn.KeepPersistence); err != nil {
+				t.Error(err)
+			}
+			w.close()
+		})
+	}
+}
+
+// M4, Q4: a request that is given up does not wait for its connection to close.
+func TestRequestWhoseConnectionIsStuckInClosing(t *testing.T) {
+	w := realWorld(t, func(c *chatconn.Config) { c.DialContext = new(net.Dialer).DialContext })
+	slow := make(chan struct{})
+	w.hookConnections(func(called string) {
+		if called == "Close" {
+			<-slow
+		}
+	})
+	w.conn = w.newConn()
+	ctx, cancel := context.WithCancel(t.Context())
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		cancel()
+		<-slow
+	}))
+	defer other.Close()
+	defer close(slow)
+	wantError(t, "the request", do(ctx, w.conn.HTTPClient(), other.URL, "").err, context.Canceled)
+	w.close()
 }
 
 // M4: what a dialer of the program returns is not believed blindly.

@@ -426,8 +426,7 @@ func (c *Conn) finish() {
 	go func() {
 		began := time.Now()
 		c.hub.close(began.Add(c.cfg.CloseTimeout))
-		_ = c.awaitEnd(context.Background(), began, append(left, ending{done: c.side.dry()}))
-		c.closeIdle()
+		_ = c.awaitEnd(context.Background(), began, append(left, ending{done: c.side.dry()}, c.closeIdle()))
 		close(c.closedDown)
 	}()
 }

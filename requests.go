@@ -180,11 +180,22 @@ func (t *roundTripper) CloseIdleConnections() {
 }
 
 // closeIdle leaves no connection of an API request behind, unless it is one of
-// the program's own transport, which others may use. Specification: C7.
-func (c *Conn) closeIdle() {
-	if t := c.requests.Load(); t != nil && t.own {
-		t.CloseIdleConnections()
+// the program's own transport, which others may use. Those that the program dialled
+// may hold that up. Specification: C7.
+func (c *Conn) closeIdle() ending {
+	over := make(chan struct{})
+	closeAll := func() {
+		defer close(over)
+		if t := c.requests.Load(); t != nil && t.own {
+			t.CloseIdleConnections()
+		}
 	}
+	if c.cfg.DialContext != nil {
+		go closeAll()
+	} else {
+		closeAll()
+	}
+	return ending{done: over}
 }
 
 // RoundTrip sends a request as the user who is set. Specification: Q2, Q3.

@@ -68,7 +68,7 @@ func (w *work) age() time.Duration {
 // ending is the end of a piece of work.
 type ending struct {
 	done   <-chan struct{}
-	socket bool // else the program's own code may hold it up
+	socket bool // it may take CloseTimeout by itself; else only the program's own code takes so long
 }
 
 func (e ending) isOver() bool {
