@@ -55,9 +55,10 @@ func apart(code func() error) error {
 }
 
 var (
-	errNoConnection = errors.New("chatconn: DialContext returned neither a connection nor an error")
-	errCount        = errors.New("chatconn: the program's code says that it read more than there was room for")
-	errLate         = fmt.Errorf("chatconn: the program's connection holds up its caller: %w", os.ErrDeadlineExceeded)
+	errNoConnection  = errors.New("chatconn: DialContext returned neither a connection nor an error")
+	errNoCertificate = errors.New("chatconn: GetClientCertificate returned neither a certificate nor an error")
+	errCount         = errors.New("chatconn: the program's code says that it read more than there was room for")
+	errLate          = fmt.Errorf("chatconn: the program's connection holds up its caller: %w", os.ErrDeadlineExceeded)
 )
 
 type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -131,6 +132,28 @@ func within(limit time.Duration, code func() (int, error)) (int, error) {
 	}
 }
 
+func (c *containedConn) LocalAddr() net.Addr { return containedAddr(c.Conn.LocalAddr) }
+
+func (c *containedConn) RemoteAddr() net.Addr { return containedAddr(c.Conn.RemoteAddr) }
+
+// containedAddr is never nil: net/http asks for the name of what it gets.
+func containedAddr(code func() net.Addr) (addr net.Addr) {
+	_ = guard(func() error {
+		addr = code()
+		return nil
+	})
+	if addr == nil {
+		return nowhere{}
+	}
+	return addr
+}
+
+// nowhere is the address of a connection that does not tell.
+type nowhere struct{}
+
+func (nowhere) Network() string { return "tcp" }
+func (nowhere) String() string  { return "unknown" }
+
 func (c *containedConn) SetDeadline(t time.Time) error {
 	c.setWriteBy(t)
 	return guard(func() error { return c.Conn.SetDeadline(t) })
@@ -179,11 +202,14 @@ func (c *Conn) containTLS(in fence) *tls.Config {
 				cert, err = f(asked)
 				return err
 			})
-			if err == nil && cert != nil {
-				contained := containCertificate(in, *cert)
-				cert = &contained
+			switch {
+			case err != nil:
+				return nil, err
+			case cert == nil:
+				return nil, errNoCertificate
 			}
-			return cert, err
+			contained := containCertificate(in, *cert)
+			return &contained, nil
 		}
 	}
 	if f := cfg.VerifyPeerCertificate; f != nil {
@@ -256,6 +282,9 @@ func (c *containedCache) Get(key string) (state *tls.ClientSessionState, ok bool
 		return nil
 	}) != nil {
 		return nil, false
+	}
+	if _, session, _ := state.ResumptionState(); session == nil {
+		return nil, false // a state that holds none would be a panic in crypto/tls
 	}
 	return state, ok
 }

@@ -1091,6 +1091,70 @@ func TestRequestWhoseConnectionIsStuckInClosing(t *testing.T) {
 	w.close()
 }
 
+// M4: what a hook of TLS returns is not believed blindly: crypto/tls would panic on a
+// goroutine of net/http.
+func TestImpossibleAnswersOfHooks(t *testing.T) {
+	for name, want := range map[string]int{"no certificate": 0, "an empty session": http.StatusOK} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, nil, func(w *world) {
+				var lie atomic.Bool
+				cert := newAuthority(t).issue(t, nil)
+				cfg := w.secure()
+				cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+					if lie.Load() && name == "no certificate" {
+						return nil, nil
+					}
+					return &cert, nil
+				}
+				cfg.ClientSessionCache = emptySessions{&lie}
+				w.conn = w.newConn()
+				w.login(w.source("john"))
+				lie.Store(true)
+				if o := do(w.Context(), w.conn.HTTPClient(), w.config.BaseURL+"/app", ""); o.status != want || (o.err == nil) != (want != 0) {
+					t.Errorf("the request ended with %v", o)
+				}
+				w.close()
+			})
+		})
+	}
+}
+
+type emptySessions struct{ lie *atomic.Bool }
+
+func (c emptySessions) Get(string) (*tls.ClientSessionState, bool) {
+	return &tls.ClientSessionState{}, c.lie.Load()
+}
+
+func (emptySessions) Put(string, *tls.ClientSessionState) {}
+
+// M4: net/http asks a connection to a SOCKS proxy for its address.
+func TestConnectionsWithoutAddress(t *testing.T) {
+	for name, addr := range map[string]func() net.Addr{"none": func() net.Addr { return nil }, "a panic": func() net.Addr { panic("hunter2") }} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, nil, func(w *world) {
+				dial := w.config.DialContext
+				w.config.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+					conn, err := dial(ctx, network, "127.0.0.1:80")
+					return unaddressed{conn, addr}, err
+				}
+				w.config.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse("socks5://127.0.0.1") }
+				w.conn = w.newConn()
+				if o := do(w.Context(), w.conn.HTTPClient(), "http://127.0.0.1:81/", ""); o.err == nil || !strings.Contains(o.err.Error(), "socks connect") {
+					t.Errorf("the request ended with %v", o)
+				}
+				w.close()
+			})
+		})
+	}
+}
+
+type unaddressed struct {
+	net.Conn
+	addr func() net.Addr
+}
+
+func (c unaddressed) RemoteAddr() net.Addr { return c.addr() }
+
 // M4: what a dialer of the program returns is not believed blindly.
 func TestImpossibleConnections(t *testing.T) {
 	for _, n := range []int{-1, 1 << 40} {
