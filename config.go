@@ -78,7 +78,9 @@ type Config struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// TLS is copied, and its MinVersion raised to TLS 1.2. Nil: the defaults.
 	// Its KeyLogWriter is written to and its ClientSessionCache filled a moment
-	// later, where they hold up nothing.
+	// later, where they hold up nothing; what finds 4,096 waiting there is lost.
+	// Conns may share a KeyLogWriter. One that others write to as well must be
+	// safe for concurrent use.
 	TLS *tls.Config
 	// Proxy chooses a proxy, as in http.Transport. Nil: none.
 	Proxy func(*http.Request) (*url.URL, error)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -244,7 +245,11 @@ func (c *Conn) containTLS(in fence) *tls.Config {
 	if w := cfg.KeyLogWriter; w != nil {
 		cfg.KeyLogWriter = writeFunc(func(line []byte) {
 			line = append([]byte(nil), line...)
-			c.side.do(func() { _, _ = w.Write(line) })
+			c.side.do(func() {
+				keyLogs.Lock()
+				defer keyLogs.Unlock()
+				_, _ = w.Write(line)
+			})
 		})
 	}
 	if cache := cfg.ClientSessionCache; cache != nil {
@@ -258,6 +263,10 @@ func (c *Conn) containTLS(in fence) *tls.Config {
 	}
 	return cfg
 }
+
+// keyLogs lets one line at a time be written: a KeyLogWriter may be shared, and need not be
+// safe for concurrent use in crypto/tls, which has such a lock, either.
+var keyLogs sync.Mutex
 
 type readFunc func(p []byte) (int, error)
 

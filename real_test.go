@@ -13,8 +13,10 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -318,4 +320,68 @@ func TestTLS(t *testing.T) {
 			}
 		})
 	}
+}
+
+// M4: Conns may share a KeyLogWriter that is not safe for concurrent use, as crypto/tls
+// allows. Its lines come whole, and those of a handshake in order.
+func TestKeyLogWriterIsShared(t *testing.T) {
+	trusted := newAuthority(t)
+	w := realWorld(t, nil)
+	w.config.BaseURL = secure(t, w.server, &tls.Config{Certificates: []tls.Certificate{trusted.issue(t, nil)}, MinVersion: tls.VersionTLS13})
+	w.config.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
+	w.config.TLS.RootCAs.AddCert(trusted.cert)
+	keys := new(keyLog)
+	w.config.TLS.KeyLogWriter = keys
+	const conns, handshakes = 8, 5
+	var all sync.WaitGroup
+	for range conns {
+		conn := w.newConn()
+		all.Go(func() {
+			defer conn.Close()
+			for range handshakes {
+				if _, err := conn.ConnectUser(t.Context(), chatconn.User{ID: "john"}, w.source("john")); err != nil {
+					t.Error(err)
+				}
+				if err := conn.Disconnect(t.Context(), chatconn.KeepPersistence); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if keys.together.Load() {
+		t.Error("two lines were written at a time")
+	}
+	labels := map[string]string{}
+	for line := range strings.Lines(keys.text.String()) {
+		if words := strings.Fields(line); len(words) == 3 {
+			labels[words[1]] += words[0] + " "
+		} else {
+			t.Errorf("a line is %q", line)
+		}
+	}
+	if len(labels) != conns*handshakes {
+		t.Errorf("%d handshakes are in the log", len(labels))
+	}
+	for _, got := range labels {
+		if want := "CLIENT_HANDSHAKE_TRAFFIC_SECRET SERVER_HANDSHAKE_TRAFFIC_SECRET CLIENT_TRAFFIC_SECRET_0 SERVER_TRAFFIC_SECRET_0 "; got != want {
+			t.Errorf("a handshake left %q", got)
+		}
+	}
+}
+
+type keyLog struct {
+	text     strings.Builder
+	busy     atomic.Bool
+	together atomic.Bool
+}
+
+func (k *keyLog) Write(line []byte) (int, error) {
+	if !k.busy.CompareAndSwap(false, true) {
+		k.together.Store(true)
+		return 0, nil
+	}
+	defer k.busy.Store(false)
+	runtime.Gosched()
+	return k.text.Write(line)
 }
