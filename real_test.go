@@ -1,13 +1,17 @@
 package chatconn_test
 
 import (
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"math/big"
@@ -319,6 +323,114 @@ func TestTLS(t *testing.T) {
 				t.Errorf("%d attempts, want two", n)
 			}
 		})
+	}
+}
+
+// signer is a key that crypto/tls does not know, as of a device.
+type signer struct{ crypto.Signer }
+
+// messageSigner is a device that hashes by itself.
+type messageSigner struct{ crypto.Signer }
+
+func (messageSigner) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("it wants the message")
+}
+
+func (s messageSigner) SignMessage(rand io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return crypto.SignMessage(s.Signer, rand, message, opts)
+}
+
+// tellingCache tells when it has been filled.
+type tellingCache struct {
+	tls.ClientSessionCache
+	filled chan<- struct{}
+}
+
+func (c tellingCache) Put(key string, state *tls.ClientSessionState) {
+	c.ClientSessionCache.Put(key, state)
+	c.filled <- struct{}{}
+}
+
+// M4: the fence around the hooks of TLS lets through what it fences: certificates of every
+// kind of key, shared ones among them, sessions that are resumed, and HTTP/2.
+func TestHooksOfTLSWork(t *testing.T) {
+	_, edwards, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	curve, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modulus, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := newAuthority(t)
+	roots := x509.NewCertPool()
+	roots.AddCert(trusted.cert)
+	for name, key := range map[string]crypto.Signer{"Ed25519": edwards, "ECDSA": curve, "RSA": modulus, "a device": signer{modulus}, "a device that hashes": messageSigner{modulus}} {
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(3), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, trusted.cert, key.Public(), trusted.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			for _, asked := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/%t", name, tls.VersionName(version), asked), func(t *testing.T) {
+					w := realWorld(t, nil)
+					w.config.BaseURL = secure(t, w.server, &tls.Config{
+						Certificates: []tls.Certificate{trusted.issue(t, nil)}, NextProtos: []string{"h2", "http/1.1"},
+						ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: roots, MaxVersion: version,
+					})
+					given := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+					filled := make(chan struct{}, 100)
+					var resumed, second atomic.Int32
+					w.config.TLS = &tls.Config{
+						RootCAs: roots, ClientSessionCache: tellingCache{tls.NewLRUClientSessionCache(0), filled}, Rand: rand.Reader, Time: time.Now,
+						VerifyConnection: func(state tls.ConnectionState) error {
+							if state.DidResume {
+								resumed.Add(1)
+							}
+							if state.NegotiatedProtocol == "h2" {
+								second.Add(1)
+							}
+							return nil
+						},
+					}
+					if asked {
+						w.config.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &given, nil }
+					} else {
+						w.config.TLS.Certificates = []tls.Certificate{given}
+					}
+					w.conn = w.newConn()
+					w.login(w.source("john"))
+					<-filled
+					for i := range 3 {
+						if o := do(t.Context(), w.conn.HTTPClient(), w.config.BaseURL+"/app", ""); o.status != http.StatusOK {
+							t.Errorf("request %d: %v", i, o)
+						}
+						w.conn.HTTPClient().CloseIdleConnections()
+					}
+					w.close()
+					if resumed.Load() == 0 {
+						t.Error("no session was resumed")
+					}
+					if second.Load() == 0 {
+						t.Error("no request went by HTTP/2")
+					}
+					if !asked {
+						given = w.config.TLS.Certificates[0]
+					}
+					if got := fmt.Sprintf("%T", given.PrivateKey); got != fmt.Sprintf("%T", key) {
+						t.Errorf("the program's certificate has a key of type %s now", got)
+					}
+				})
+			}
+		}
 	}
 }
 
