@@ -405,6 +405,11 @@ var callbacks = map[string]func(w *world, s *source, run func(ctx context.Contex
 		cert.PrivateKey = hookedKey{cert.PrivateKey.(crypto.Signer), func() { run(context.Background()) }}
 		cfg.Certificates = []tls.Certificate{cert}
 	},
+	"the public key of a certificate that was asked for, with a context of its own": func(w *world, s *source, run func(context.Context)) {
+		cert := newAuthority(w.T).issue(w.T, nil)
+		cert.PrivateKey = publicKey{cert.PrivateKey.(crypto.Signer), func() { run(context.Background()) }}
+		w.secure().GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
+	},
 	"Get of ClientSessionCache, with a context of its own": func(w *world, s *source, run func(context.Context)) {
 		w.secure().ClientSessionCache = hookedCache{tls.NewLRUClientSessionCache(1), func() { run(context.Background()) }, func() {}}
 	},
@@ -462,6 +467,12 @@ func (c hookedConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
+func (c hookedConn) SetWriteDeadline(t time.Time) error {
+	err := c.Conn.SetWriteDeadline(t)
+	c.hook("SetWriteDeadline")
+	return err
+}
+
 func (c hookedConn) Close() error {
 	err := c.Conn.Close()
 	c.hook("Close")
@@ -476,6 +487,16 @@ type hookedKey struct {
 func (k hookedKey) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	k.hook()
 	return k.Signer.Sign(rand, digest, opts)
+}
+
+type publicKey struct {
+	crypto.Signer
+	hook func()
+}
+
+func (k publicKey) Public() crypto.PublicKey {
+	k.hook()
+	return k.Signer.Public()
 }
 
 type hookedCache struct {
@@ -623,6 +644,7 @@ func (w *world) ended(callback, verb string, err error, took time.Duration) {
 	case "DialLimit", "DialContext", "DialContext, with a context of its own", "Proxy",
 		"GetClientCertificate", "VerifyPeerCertificate, with a context of its own", "VerifyConnection, with a context of its own",
 		"Time, with a context of its own", "Rand, with a context of its own", "a private key, with a context of its own",
+		"the public key of a certificate that was asked for, with a context of its own",
 		"Get of ClientSessionCache, with a context of its own",
 		"Read of a connection, with a context of its own", "Write of a connection, with a context of its own":
 		opens = true
@@ -938,7 +960,8 @@ func TestOpeningFailsUnderARequest(t *testing.T) {
 	for callback, end := range map[string]int{"DialContext": fails, "Proxy": fails, "GetClientCertificate": fails,
 		"VerifyPeerCertificate, with a context of its own": fails, "VerifyConnection, with a context of its own": fails,
 		"Rand, with a context of its own": inWords, "a private key, with a context of its own": inWords,
-		"Read of a connection, with a context of its own": fails, "Write of a connection, with a context of its own": fails,
+		"the public key of a certificate that was asked for, with a context of its own": inWords,
+		"Read of a connection, with a context of its own":                               fails, "Write of a connection, with a context of its own": fails,
 		"Time, with a context of its own": goesOn, "Get of ClientSessionCache, with a context of its own": goesOn,
 		"Put of ClientSessionCache": goesOn, "KeyLogWriter": goesOn} {
 		for how, act := range bad {
@@ -988,8 +1011,9 @@ func TestConnectionsThatMisbehave(t *testing.T) {
 	found := map[string]time.Duration{
 		"Read/panics": 25 * time.Second, "Read/ends its goroutine": 25 * time.Second, "Read/blocks": 35 * time.Second,
 		"Write/panics": 26 * time.Second, "Write/ends its goroutine": 26 * time.Second, "Write/blocks": 31 * time.Second,
+		"SetWriteDeadline/panics": 26 * time.Second, "SetWriteDeadline/ends its goroutine": 35 * time.Second, "SetWriteDeadline/blocks": 35 * time.Second, // no check goes out
 	}
-	for _, method := range []string{"Read", "Write", "Close"} {
+	for _, method := range []string{"Read", "Write", "SetWriteDeadline", "Close"} {
 		for then, act := range afterwards {
 			if then == "returns" {
 				continue

@@ -766,6 +766,68 @@ func TestWriterThatIsHeldUp(t *testing.T) {
 	}
 }
 
+// H2: after a failed write the socket is read for as long as a goodbye may take, however
+// many pings come meanwhile.
+func TestPingsAfterAFailedWrite(t *testing.T) {
+	inBubble(t, speak([]string{hello}, func(p peer) {
+		go p.drain()
+		for p.WriteControl(websocket.PingMessage, nil, time.Time{}) == nil {
+			time.Sleep(100 * time.Millisecond)
+		}
+	}), func(b *bench) {
+		var writes atomic.Int32
+		dial := b.options.DialContext
+		b.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			return failing{conn, &writes}, err
+		}
+		s := b.dial()
+		wantSpan(t, "the end", time.Second, func() { wantKind(t, asError(t, s.Serve(Handler{})), "open", Network) })
+		if n := writes.Load(); n != 2 {
+			t.Errorf("%d writes, and not the handshake's and one more", n)
+		}
+		<-s.Gone()
+	})
+}
+
+// failing lets only the first write through.
+type failing struct {
+	net.Conn
+	writes *atomic.Int32
+}
+
+func (c failing) Write(p []byte) (int, error) {
+	if c.writes.Add(1) > 1 {
+		return 0, errors.New("no write")
+	}
+	return c.Conn.Write(p)
+}
+
+// Pause follows the last frame, when the end came together with it, too.
+func TestPauseAtTheEnd(t *testing.T) {
+	inBubble(t, speak([]string{hello}, func(p peer) {
+		var together []byte
+		for _, message := range []string{`{"type":"x"}`, `{"error":{"code":40}}`} {
+			together = append(append(together, finalBit|opText, byte(len(message))), message...)
+		}
+		p.NetConn().Write(together)
+		p.drain()
+	}), func(b *bench) {
+		var order []string
+		s := b.dial()
+		e := asError(t, s.Serve(Handler{
+			Receive: func(Frame) { order = append(order, "frame") },
+			Pause:   func() { order = append(order, "pause") },
+			Ended:   func(*Error) { order = append(order, "end") },
+		}))
+		wantKind(t, e, "open", Told)
+		if got := strings.Join(order, " "); got != "pause frame pause end" && got != "frame pause end" {
+			t.Errorf("the order was %s", got)
+		}
+		<-s.Gone()
+	})
+}
+
 // M4: a connection that ends the goroutine which closes it leaves nothing behind, and one
 // whose Read never returns keeps its reader and nothing else: the end is told.
 func TestConnectionsOfPrograms(t *testing.T) {
