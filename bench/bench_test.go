@@ -68,6 +68,7 @@ func serve() {
 	var mu sync.Mutex
 	sockets := map[string]net.Conn{}
 	refused := ""
+	var checks atomic.Int64 // that were answered
 	mux := http.NewServeMux()
 	upgrader := websocket.Upgrader{ReadBufferSize: 512, WriteBufferSize: 512}
 	mux.HandleFunc("/connect", func(w http.ResponseWriter, r *http.Request) {
@@ -86,8 +87,10 @@ func serve() {
 				return
 			}
 			_ = ws.WriteMessage(kind, message) // a health check: its echo is an answer
+			checks.Add(1)
 		}
 	})
+	mux.HandleFunc("/checks", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, checks.Load()) })
 	frame := append([]byte{0x81, 126, eventSize >> 8, eventSize & 0xff}, event()...)
 	many := slices.Repeat(frame, batch)
 	mux.HandleFunc("/push", func(w http.ResponseWriter, r *http.Request) {
@@ -136,7 +139,7 @@ var server struct {
 }
 
 // base returns the URL of the server, which starts when it is needed.
-func base(b *testing.B) string {
+func base(b testing.TB) string {
 	b.Helper()
 	server.once.Do(func() {
 		cmd := exec.Command(os.Args[0])

@@ -35,10 +35,11 @@ type Socket struct {
 	redact func(string) string
 	began  time.Time // moments below are counted from here, by the monotonic clock
 
-	seen  atomic.Int64 // moment of the last received frame
-	asked atomic.Bool  // a health check is due or was sent, and no frame has come since
-	quiet atomic.Bool  // HangUp was called
-	taken atomic.Bool  // somebody reads: Serve or, without it, the writer that hangs up
+	seen   atomic.Int64 // moment of the last received frame
+	asked  atomic.Bool  // a health check is due or was sent, and no frame has come since
+	answer bool         // the reader's: one came, and the timer is not set anew yet
+	quiet  atomic.Bool  // HangUp was called
+	taken  atomic.Bool  // somebody reads: Serve or, without it, the writer that hangs up
 
 	hung, gone chan struct{}
 	handler    Handler // Serve's
@@ -154,6 +155,7 @@ func (s *Socket) Probe() {
 		return
 	}
 	now := s.now()
+	s.ask(now)
 	if s.probeBy == never {
 		window := s.o.HealthTimeout - s.o.HealthCheckInterval
 		if s.o.HealthCheckInterval <= 0 || s.o.HealthTimeout <= 0 || window <= 0 {
@@ -161,7 +163,6 @@ func (s *Socket) Probe() {
 		}
 		s.probeBy = now + window
 	}
-	s.ask(now)
 	s.armNext()
 	s.send()
 }
@@ -187,14 +188,17 @@ func (s *Socket) now() time.Duration { return time.Since(s.began) }
 func (s *Socket) alive() {
 	s.seen.Store(int64(s.now()))
 	if s.asked.Load() {
-		s.answered()
+		s.asked.Store(false)
+		s.answer = true
 	}
 }
 
 // ask makes a health check due, and the next one later. The caller holds the lock.
 func (s *Socket) ask(now time.Duration) {
 	s.checkDue = true
-	s.asked.Store(true)
+	if !s.asked.Swap(true) {
+		s.probeBy = never // that one was answered
+	}
 	s.setCheck(now)
 }
 
@@ -209,12 +213,12 @@ func (s *Socket) setCheck(now time.Duration) {
 }
 
 // answered sets the timer anew after a sign of life that was asked for: it would find
-// at the moment of the silence that there was none.
+// at the moment of the silence that there was none. The reader calls it where it stands
+// on few frames of its stack.
 func (s *Socket) answered() {
+	s.answer = false
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.asked.Store(false)
-	s.probeBy = never
 	if s.err == nil {
 		s.armNext()
 	}
@@ -298,6 +302,9 @@ func (s *Socket) read(receive func(Frame)) *Error {
 		if err != nil {
 			s.farewell(err)
 			return s.fault(err)
+		}
+		if s.answer {
+			s.answered()
 		}
 		if isText && !s.quiet.Load() {
 			if failure := s.take(message, receive); failure != nil {
@@ -470,7 +477,10 @@ func (s *Socket) armNext() {
 	case s.drainBy != never:
 		next = s.drainBy
 	default:
-		next = min(s.checkAt, s.silentAt(), s.probeBy)
+		next = min(s.checkAt, s.silentAt())
+		if s.asked.Load() {
+			next = min(next, s.probeBy)
+		}
 	}
 	if next != never {
 		s.arm(max(next-s.now(), 0))
@@ -534,7 +544,7 @@ func (s *Socket) overdue() *Error {
 			return nil
 		}
 		e.Kind, e.Err = Network, s.writeErr
-	case now >= s.probeBy:
+	case s.asked.Load() && now >= s.probeBy:
 		e.Kind = Unanswered
 	case now >= s.silentAt():
 		e.Kind = Silent
