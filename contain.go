@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,15 +45,31 @@ func guard(code func() error) (err error) {
 }
 
 // apart runs the code on a goroutine of its own, which it may end.
-func apart(code func() error) error {
-	err := errEnded
-	over := make(chan struct{})
+func apart(code func() error) error { return <-begin(code) }
+
+// within is apart for code that may take too long: it is left behind then, and the error
+// is errLate.
+func within(limit time.Duration, code func() error) error {
+	over := begin(code)
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case err := <-over:
+		return err
+	case <-timer.C:
+		return errLate
+	}
+}
+
+// begin runs the code on a goroutine of its own and returns where its error comes.
+func begin(code func() error) <-chan error {
+	over := make(chan error, 1)
 	go func() {
-		defer close(over)
+		err := errEnded
+		defer func() { over <- err }()
 		err = guard(code)
 	}()
-	<-over
-	return err
+	return over
 }
 
 var (
@@ -90,47 +107,23 @@ type containedConn struct {
 // back by itself.
 const aMoment = 100 * time.Millisecond
 
-func (c *containedConn) Read(p []byte) (n int, err error) { return contained(guard, p, c.Conn.Read) }
+func (c *containedConn) Read(p []byte) (n int, err error) { return transfer(guard, p, c.Conn.Read) }
 
 // Write keeps to its deadline, whatever the program's connection does: crypto/tls and
 // net/http say goodbye under locks. Specification: H2.
 func (c *containedConn) Write(p []byte) (n int, err error) {
 	by := c.writeBy.Load()
 	if by == nil {
-		return contained(guard, p, c.Conn.Write)
+		return transfer(guard, p, c.Conn.Write)
 	}
-	p = bytes.Clone(p) // what is late keeps it
-	return within(time.Until(*by)+aMoment, func() (int, error) { return contained(guard, p, c.Conn.Write) })
+	written := func(code func() error) error { return within(time.Until(*by)+aMoment, code) }
+	return transfer(written, bytes.Clone(p), c.Conn.Write) // what is late keeps it
 }
 
 // Close does not wait for a connection that is stuck: net/http closes under locks that
 // every request needs.
 func (c *containedConn) Close() error {
-	_, err := within(aMoment, func() (int, error) { return 0, guard(c.Conn.Close) })
-	return err
-}
-
-// within runs the code on a goroutine of its own, which it may end, and leaves it behind
-// if it takes too long.
-func within(limit time.Duration, code func() (int, error)) (int, error) {
-	type result struct {
-		n   int
-		err error
-	}
-	over := make(chan result, 1)
-	go func() {
-		r := result{0, errEnded}
-		defer func() { over <- r }()
-		r.n, r.err = code()
-	}()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case r := <-over:
-		return r.n, r.err
-	case <-timer.C:
-		return 0, errLate
-	}
+	return within(aMoment, c.Conn.Close)
 }
 
 func (c *containedConn) LocalAddr() net.Addr { return containedAddr(c.Conn.LocalAddr) }
@@ -177,13 +170,17 @@ func (c *containedConn) setWriteBy(t time.Time) {
 	}
 }
 
-// contained reads or writes, and believes no impossible count.
-func contained(in fence, p []byte, code func([]byte) (int, error)) (n int, err error) {
-	err = in(func() (err error) {
+// transfer reads or writes in a fence, and believes no impossible count.
+func transfer(in fence, p []byte, code func([]byte) (int, error)) (int, error) {
+	n := 0
+	err := in(func() (err error) {
 		n, err = code(p)
 		return err
 	})
-	if n < 0 || n > len(p) {
+	switch {
+	case err == errLate: // the code still runs, and the count is its own
+		return 0, err
+	case n < 0 || n > len(p):
 		return 0, errors.Join(errCount, err)
 	}
 	return n, err
@@ -240,11 +237,11 @@ func (c *Conn) containTLS(in fence) *tls.Config {
 		}
 	}
 	if r := cfg.Rand; r != nil {
-		cfg.Rand = readFunc(func(p []byte) (int, error) { return contained(in, p, r.Read) })
+		cfg.Rand = readFunc(func(p []byte) (int, error) { return transfer(in, p, r.Read) })
 	}
 	if w := cfg.KeyLogWriter; w != nil {
 		cfg.KeyLogWriter = writeFunc(func(line []byte) {
-			line = append([]byte(nil), line...)
+			line = bytes.Clone(line)
 			c.side.do(func() {
 				keyLogs.Lock()
 				defer keyLogs.Unlock()
@@ -255,10 +252,8 @@ func (c *Conn) containTLS(in fence) *tls.Config {
 	if cache := cfg.ClientSessionCache; cache != nil {
 		cfg.ClientSessionCache = &containedCache{cache, in, &c.side}
 	}
+	cfg.Certificates = slices.Clone(cfg.Certificates)
 	for i, cert := range cfg.Certificates {
-		if i == 0 {
-			cfg.Certificates = append([]tls.Certificate(nil), cfg.Certificates...)
-		}
 		cfg.Certificates[i] = containCertificate(in, cert)
 	}
 	return cfg

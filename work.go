@@ -305,7 +305,6 @@ func (c *Conn) listen(n *note) {
 				}
 			},
 		})
-		w.socket.HangUp()
 		<-w.socket.Gone()
 	}()
 }

@@ -578,16 +578,22 @@ func TestServersLimits(t *testing.T) {
 		conn := s.conn("john")
 		defer conn.Close()
 		fmt.Fprintf(c, "GET /events?conn=john HTTP/1.1\r\nHost: localhost\r\n\r\n")
-		in := bufio.NewScanner(c)
-		time.Sleep(time.Minute)
-		conn.Background()
-		for in.Scan() {
-			if strings.Contains(in.Text(), `"event":"Background"`) {
-				return
-			}
-		}
-		s.Errorf("the stream ended: %v", in.Err())
+		s.stillStreams(conn, c)
 	})
+}
+
+// stillStreams checks that a stream tells of a change after a minute without one.
+func (s *stage) stillStreams(conn *chatconn.Conn, stream io.Reader) {
+	s.Helper()
+	in := bufio.NewScanner(stream)
+	time.Sleep(time.Minute)
+	conn.Background()
+	for in.Scan() {
+		if strings.Contains(in.Text(), `"event":"Background"`) {
+			return
+		}
+	}
+	s.Errorf("the stream ended: %v", in.Err())
 }
 
 // Over HTTP/2 the time to write ends no stream on which nothing is to be written.
@@ -615,15 +621,7 @@ func TestStreamOverHTTP2(t *testing.T) {
 		if resp.ProtoMajor != 2 {
 			s.Fatal(resp.Proto)
 		}
-		in := bufio.NewScanner(resp.Body)
-		time.Sleep(time.Minute)
-		conn.Background()
-		for in.Scan() {
-			if strings.Contains(in.Text(), `"event":"Background"`) {
-				return
-			}
-		}
-		s.Errorf("the stream ended: %v", in.Err())
+		s.stillStreams(conn, resp.Body)
 	})
 }
 

@@ -603,8 +603,8 @@ func (s *Socket) write() {
 func (s *Socket) due() (op byte, payload []byte, deadline time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	deadline = time.Now().Add(s.o.WriteTimeout)
-	s.writeBy = s.now() + s.o.WriteTimeout + s.o.CloseTimeout
+	by := s.now() + s.o.WriteTimeout
+	deadline, s.writeBy = s.began.Add(by), by+s.o.CloseTimeout
 	switch {
 	case s.err != nil:
 		return opContinuation, nil, deadline
