@@ -28,6 +28,7 @@ import (
 	"github.com/chatconn/chatconn"
 	"github.com/chatconn/chatconn/devserver"
 	"github.com/chatconn/chatconn/fsm"
+	"github.com/chatconn/chatconn/internal/hooked"
 	"github.com/chatconn/chatconn/tokens"
 )
 
@@ -440,43 +441,7 @@ var callbacks = map[string]func(w *world, s *source, run func(ctx context.Contex
 // hookConnections has a hook called in the methods of every connection that is dialled,
 // after their work is done.
 func (w *world) hookConnections(hook func(method string)) {
-	dial := w.config.DialContext
-	w.config.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return hookedConn{conn, hook}, nil
-	}
-}
-
-type hookedConn struct {
-	net.Conn
-	hook func(method string)
-}
-
-func (c hookedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	c.hook("Read")
-	return n, err
-}
-
-func (c hookedConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.hook("Write")
-	return n, err
-}
-
-func (c hookedConn) SetWriteDeadline(t time.Time) error {
-	err := c.Conn.SetWriteDeadline(t)
-	c.hook("SetWriteDeadline")
-	return err
-}
-
-func (c hookedConn) Close() error {
-	err := c.Conn.Close()
-	c.hook("Close")
-	return err
+	w.config.DialContext = hooked.Dialer(w.config.DialContext, hook)
 }
 
 type hookedKey struct {

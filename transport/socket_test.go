@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/chatconn/chatconn/internal/hooked"
 	"github.com/gorilla/websocket"
 )
 
@@ -747,15 +748,11 @@ func TestWriterThatIsHeldUp(t *testing.T) {
 			}), func(b *bench) {
 				var armed atomic.Bool
 				free := make(chan struct{})
-				dial := b.options.DialContext
-				b.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-					conn, err := dial(ctx, network, addr)
-					return hooked{conn, func(method string) {
-						if method == "Write" && armed.Load() {
-							stick(free)
-						}
-					}}, err
-				}
+				b.options.DialContext = hooked.Dialer(b.options.DialContext, func(method string) {
+					if method == "Write" && armed.Load() {
+						stick(free)
+					}
+				})
 				s := b.dial()
 				armed.Store(true)
 				wantSpan(t, "the end", 50*time.Second, func() { wantKind(t, asError(t, s.Serve(Handler{})), "open", Network) })
@@ -846,15 +843,11 @@ func TestConnectionsOfPrograms(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, speak([]string{hello}, func(p peer) { time.Sleep(time.Second); p.bye(1000, ""); p.drain() }), func(b *bench) {
 				armed, free, ended := new(atomic.Bool), make(chan struct{}), make(chan *Error, 1)
-				dial := b.options.DialContext
-				b.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-					conn, err := dial(ctx, network, addr)
-					return hooked{conn, func(method string) {
-						if armed.Load() {
-							hook(method, free)
-						}
-					}}, err
-				}
+				b.options.DialContext = hooked.Dialer(b.options.DialContext, func(method string) {
+					if armed.Load() {
+						hook(method, free)
+					}
+				})
 				s := b.dial()
 				armed.Store(true)
 				done := make(chan struct{})
@@ -880,27 +873,4 @@ func TestConnectionsOfPrograms(t *testing.T) {
 			})
 		})
 	}
-}
-
-type hooked struct {
-	net.Conn
-	hook func(method string)
-}
-
-func (c hooked) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	c.hook("Read")
-	return n, err
-}
-
-func (c hooked) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.hook("Write")
-	return n, err
-}
-
-func (c hooked) Close() error {
-	err := c.Conn.Close()
-	c.hook("Close")
-	return err
 }
